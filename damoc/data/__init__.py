@@ -1,0 +1,1 @@
+"""Datasets: read, validated, split without leakage, and known by a fingerprint."""

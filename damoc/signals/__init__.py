@@ -1,0 +1,1 @@
+"""MEASURE rows: embeddings and token likelihoods, cached by content and shared by all filters."""
