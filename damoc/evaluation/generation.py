@@ -1,0 +1,56 @@
+"""Greedy generation in left-padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """What a model answers, greedily.
+
+    Args:
+        model: causal language model.
+        tokenizer: its tokenizer.
+        prompts: rendered prompts; a prompt that leaves no room loses its start.
+        max_new_tokens: longest answer, in tokens.
+        batch_size: prompts in a batch.
+        on_progress: called with (prompts done, prompts).
+
+    Returns:
+        One answer a prompt, in their order, without special tokens and outer white space.
+    """
+    import torch
+
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+    encoded = [tokenizer(prompt, verbose=False)["input_ids"][-(limit - max_new_tokens) :] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: (len(encoded[index]), index))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        longest = max(len(encoded[index]) for index in batch)
+        ids = torch.full((len(batch), longest), tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, index in enumerate(batch):
+            ids[row, longest - len(encoded[index]) :] = torch.tensor(encoded[index])
+            mask[row, longest - len(encoded[index]) :] = 1
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        for row, index in enumerate(batch):
+            answers[index] = tokenizer.decode(output[row, longest:], skip_special_tokens=True).strip()
+        on_progress(min(start + batch_size, len(order)), len(order))
+    return answers

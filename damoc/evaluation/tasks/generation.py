@@ -1,0 +1,70 @@
+"""Free-form answers: bits per byte of the reference, and ROUGE-L of what the model writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from damoc.data.example import Example
+from damoc.data.prompts import encode, render_prompt
+from damoc.evaluation.generation import generate
+from damoc.evaluation.registry import OnProgress, RowScores, Task, register_task
+from damoc.models.likelihood import answer_losses
+from damoc.models.load import LoadedModel
+
+_LONGEST_ANSWER = 256
+
+
+def bits_per_byte(
+    loaded: LoadedModel, rows: Sequence[Example], batch_size: int, max_length: int, on_progress: OnProgress
+) -> RowScores:
+    """Bits that the model needs for the reference answers (and their ends), over their UTF-8 bytes.
+
+    Unlike loss per token it compares models with different tokenizers.
+    """
+    limit = min(max_length, loaded.max_length)
+    encoded = [encode(loaded.tokenizer, row, limit) for row in rows]
+    losses = answer_losses(loaded.model, encoded, loaded.tokenizer.pad_token_id, batch_size, on_progress)
+    bits = np.array([float(nats.sum(dtype=np.float64)) / math.log(2) for nats in losses])
+    return RowScores(bits, np.array([float(len(row.output.encode("utf-8"))) for row in rows]))
+
+
+def rouge_l(loaded: LoadedModel, rows: Sequence[Example], batch_size: int, on_progress: OnProgress) -> RowScores:
+    """ROUGE-L F1 (Lin 2004, stemmed) of greedy answers."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    prompts = [render_prompt(row.instruction, row.input, row.choices) for row in rows]
+    answer_tokens = [len(loaded.tokenizer(row.output, verbose=False)["input_ids"]) for row in rows]
+    longest = min(_LONGEST_ANSWER, int(np.quantile(answer_tokens, 0.95)) + 8)
+    answers = generate(loaded.model, loaded.tokenizer, prompts, longest, batch_size, on_progress)
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scores = [scorer.score(row.output, answer)["rougeL"].fmeasure for row, answer in zip(rows, answers, strict=True)]
+    return RowScores(np.array(scores, dtype=float), np.ones(len(rows)))
+
+
+def measure(
+    loaded: LoadedModel,
+    rows: Sequence[Example],
+    wanted: Sequence[str],
+    batch_size: int,
+    max_length: int,
+    on_progress: OnProgress,
+) -> dict[str, RowScores]:
+    """Bits per byte always; ROUGE-L, which has to generate, only where it is wanted."""
+    scores = {"bits_per_byte": bits_per_byte(loaded, rows, batch_size, max_length, on_progress)}
+    if "rouge_l" in wanted:
+        scores["rouge_l"] = rouge_l(loaded, rows, batch_size, on_progress)
+    return scores
+
+
+register_task(
+    Task(
+        name="generation",
+        main_metric="bits_per_byte",
+        higher_is_better={"bits_per_byte": False, "rouge_l": True},
+        measure=measure,
+        check=lambda row: None,
+    )
+)

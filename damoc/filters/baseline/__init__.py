@@ -1,0 +1,1 @@
+"""Filters that every other filter has to beat."""

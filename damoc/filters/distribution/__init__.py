@@ -1,0 +1,1 @@
+"""Filters that look at where rows lie among the others."""

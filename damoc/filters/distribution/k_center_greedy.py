@@ -1,0 +1,49 @@
+"""Farthest-first traversal of the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from damoc.filters.registry import RowChoice, register_filter
+
+
+@register_filter(
+    "k_center_greedy",
+    kind="distribution",
+    signals=("embedding",),
+    source="Gonzalez 1985; Sener and Savarese, ICLR 2018, arXiv 1708.00489",
+)
+def k_center_greedy(signals: Mapping[str, np.ndarray], budget: int, rng: np.random.Generator) -> RowChoice:
+    """Covers the embeddings so that the row farthest from its nearest chosen row is as near as greed can make it.
+
+    Starts at the medoid (the row nearest to the mean), so that the choice depends on no seed; ties go to the lowest
+    index. The covering radius is at most twice the optimum. O(budget * N * dimensions) time, O(N) extra memory.
+
+    Args:
+        signals: ``embedding`` float32 (N, dimensions).
+        budget: rows to keep.
+        rng: not used.
+
+    Returns:
+        Rows in the order of their choice, with the covering radius after each.
+    """
+    points = np.ascontiguousarray(signals["embedding"], dtype=np.float32)
+    squares = np.einsum("ij,ij->i", points, points)
+
+    def squared_distance(centre: np.ndarray) -> np.ndarray:
+        gaps = squares - 2.0 * (points @ centre) + float(centre @ centre)
+        return np.round(np.clip(gaps.astype(np.float64), 0.0, None), 6)
+
+    chosen = [int(np.argmin(squared_distance(points.mean(axis=0))))]
+    nearest = squared_distance(points[chosen[0]])
+    nearest[chosen[0]] = -1.0
+    radii = [float(np.sqrt(max(0.0, nearest.max())))]
+    while len(chosen) < budget:
+        row = int(np.argmax(nearest))
+        chosen.append(row)
+        nearest = np.minimum(nearest, squared_distance(points[row]))
+        nearest[chosen] = -1.0
+        radii.append(float(np.sqrt(max(0.0, nearest.max()))))
+    return RowChoice(tuple(chosen), tuple(radii))

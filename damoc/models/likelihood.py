@@ -1,0 +1,60 @@
+"""MEASURE: how well a model predicts answers, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from damoc.data.prompts import Encoded
+from damoc.models.batching import length_batches, pad_batch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def answer_losses(
+    model: Any,
+    rows: Sequence[Encoded],
+    pad_id: int,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[np.ndarray]:
+    """Negative log-likelihood of every answer token.
+
+    Args:
+        model: causal language model.
+        rows: encoded rows.
+        pad_id: padding token.
+        batch_size: rows in a forward pass at most.
+        on_progress: called with (rows done, rows).
+
+    Returns:
+        One float32 array a row, in the rows' order: nats of each answer token.
+    """
+    import torch
+
+    device = str(next(model.parameters()).device)
+    losses: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(rows)
+    done = 0
+    with torch.inference_mode():
+        for batch in length_batches(rows, batch_size):
+            chosen = [rows[index] for index in batch]
+            padded = pad_batch(chosen, pad_id, device)
+            nats = token_losses(model, padded).cpu().numpy()
+            for index, row, values in zip(batch, chosen, nats, strict=True):
+                losses[index] = values[row.answer_start - 1 : len(row.ids) - 1].copy()
+            done += len(batch)
+            on_progress(done, len(rows))
+    return losses
+
+
+def token_losses(model: Any, padded: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Nats of each label given what stands before it: float32 (rows, length - 1), 0 where the label is -100."""
+    from torch.nn import functional
+
+    output = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False)
+    logits = output.logits[:, :-1].float()
+    labels = padded["labels"][:, 1:]
+    return functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)

