@@ -49,6 +49,10 @@ class DamocError(Exception):
         return error
 
 
+class InfrastructureError(DamocError):
+    """The workspace, the object store or the tracking server failed: no candidate is to blame, so the run stops."""
+
+
 class CandidateError(Exception):
     """A candidate cannot go on; the selection records the status and continues with the others.
 

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 import damoc
-from damoc.errors import DamocError
+from damoc.errors import DamocError, InfrastructureError
 from damoc.hashing import canonical_json, hash_tree, sha256_json, sha256_text
 from damoc.tracking import storage
 
@@ -236,9 +236,9 @@ def library_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _LIBRARIES}
 
 
-def disk_error(error: OSError, where: str) -> DamocError:
+def disk_error(error: OSError, where: str) -> InfrastructureError:
     """A file-system error in damoc's terms."""
-    return DamocError(
+    return InfrastructureError(
         f"cannot write ({error.strerror or error})",
         where,
         "free space or set 'workspace' to a folder with room and write permission; finished steps are kept",

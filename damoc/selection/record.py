@@ -32,11 +32,13 @@ class FunnelStep:
         name: what was done, e.g. ``filtered``.
         rows: rows left.
         words: whitespace-separated words left in instruction, input and output.
+        tokens: the same in tokens of the compressor's tokenizer; None when nothing was tokenised.
     """
 
     name: str
     rows: int
     words: int
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
