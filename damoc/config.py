@@ -9,10 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from damoc.errors import DamocError, Problem
 
@@ -21,7 +30,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Fields(_Section):
@@ -41,6 +50,12 @@ class SplitFractions(_Section):
     valid: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.15, gt=0, lt=1)
 
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitFractions:
+        if self.valid + self.test >= 1:
+            raise ValueError("valid and test leave nothing to train on: their sum must be below 1")
+        return self
+
 
 class SplitSources(_Section):
     """Given splits: a path, glob-free file name or URI for each."""
@@ -48,6 +63,23 @@ class SplitSources(_Section):
     train: str
     valid: str | None = None
     test: str
+
+
+_SPLITS: dict[str, type[_Section]] = {"SplitFractions": SplitFractions, "SplitSources": SplitSources}
+
+
+def _kind_of_splits(value: Any) -> str:
+    """Which of the two a mapping means, so that only the problems of that one are reported."""
+    if isinstance(value, dict):
+        named = "train" in value or any(isinstance(part, str) for part in value.values())
+        return "SplitSources" if named else "SplitFractions"
+    return "SplitSources" if isinstance(value, SplitSources) else "SplitFractions"
+
+
+Splits = Annotated[
+    Annotated[SplitFractions, Tag("SplitFractions")] | Annotated[SplitSources, Tag("SplitSources")],
+    Discriminator(_kind_of_splits),
+]
 
 
 class RowLimits(_Section):
@@ -74,7 +106,7 @@ class DatasetConfig(_Section):
     instruction: str | None = Field(None, description="One instruction for all rows, where the data has none.")
     choices: list[str] | None = Field(None, description="The closed set of answers, where it is the same for all rows.")
     first_line_only: bool = Field(False, description="Keep only the first line of each answer (a label before prose).")
-    splits: SplitFractions | SplitSources = Field(default_factory=SplitFractions)
+    splits: Splits = Field(default_factory=SplitFractions)
     limit: RowLimits = Field(default_factory=RowLimits)
     on_leak: Literal["error", "drop"] = Field(
         "error", description="What to do with training rows whose prompt also stands in a held-out split."
@@ -266,6 +298,8 @@ def read_yaml(path: Path) -> Any:
         raise DamocError("the config file does not exist", str(path), "check the path") from None
     except UnicodeDecodeError as error:
         raise DamocError(f"not UTF-8 (byte {error.start})", str(path), "save the file as UTF-8") from None
+    except OSError as error:
+        raise DamocError(f"the config cannot be read: {error.strerror}", str(path), "name a readable YAML file") from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -323,10 +357,11 @@ def _absolute(value: str, root: Path, must_exist: bool = True) -> str:
 
 
 def _problem(detail: Any, where: str) -> Problem:
-    location = [str(part) for part in detail["loc"] if not str(part).startswith(("SplitFractions", "SplitSources"))]
+    path = [str(part) for part in detail["loc"]]
+    location = [part for part in path if part not in _SPLITS]
     field = ".".join(location) or "config"
     if detail["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(path[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         fix = f"did you mean {close[0]!r}?" if close else f"remove it; known keys here: {', '.join(known)}"
         return Problem(f"unknown key {location[-1]!r}", f"{where} field {field}", fix)
@@ -341,11 +376,10 @@ def _problem(detail: Any, where: str) -> Problem:
 def _keys_at(location: list[str]) -> list[str]:
     model: Any = SelectionConfig
     for part in location:
-        if part.isdigit():
+        if part.isdigit() or part in _SPLITS:
+            model = _SPLITS.get(part, model)
             continue
         annotation = model.model_fields[part].annotation
         nested = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
+        model = nested[0] if nested else model
     return sorted(model.model_fields)

@@ -97,13 +97,18 @@ class StepResult:
         return local
 
     def to_json(self) -> dict[str, Any]:
-        """What crosses component boundaries; :meth:`from_json` reads it back."""
+        """A JSON object; :meth:`from_json` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StepResult:
         """Reads what :meth:`to_json` wrote."""
         return cls(**value)
+
+    @classmethod
+    def read(cls, uri: str) -> StepResult:
+        """Reads :meth:`to_json` from a file or object."""
+        return cls.from_json(json.loads(storage.read_bytes(uri)))
 
 
 class StepStore:

@@ -46,16 +46,16 @@ def bertscore_f1(
     Returns:
         float64 (N,), in [-1, 1].
     """
-    if not texts:
-        return np.zeros(0)
-    from bert_score import BERTScorer
-
     pairs = [
         (index, *pair)
         for index, (text, own, stays) in enumerate(zip(texts, words, kept, strict=True))
         for pair in windowed_pairs(text, own, stays)
     ]
     scored = [pair for pair in pairs if pair[2].strip()]
+    if not scored:
+        return np.zeros(len(texts))
+    from bert_score import BERTScorer
+
     scorer = BERTScorer(model_type=encoder_folder(encoder), num_layers=layer, nthreads=0)
     scorer._tokenizer.model_max_length = 512
     precision, recall, _ = scorer.score([pair[2] for pair in scored], [pair[1] for pair in scored], batch_size=64)

@@ -8,6 +8,8 @@ import numpy as np
 def keep_words(surprise: np.ndarray, protected: np.ndarray, rate: float) -> np.ndarray:
     """Keeps the protected words and then the most surprising ones until the share ``rate`` of all words is reached.
 
+    At least one word stays.
+
     Words that a language model foresees carry little for another one (LLMLingua, arXiv 2310.05736); word ``i`` stays
     or goes by its own surprise. Protected words stay even where they alone exceed the share. Ties go to the earlier
     word, and a smaller rate keeps a subset of what a larger one keeps.
@@ -21,10 +23,10 @@ def keep_words(surprise: np.ndarray, protected: np.ndarray, rate: float) -> np.n
         bool (words,), true where a word stays.
     """
     count = len(surprise)
-    free = max(0, round(rate * count) - int(protected.sum()))
+    free = max(min(count, 1), round(rate * count)) - int(protected.sum())
     order = np.lexsort((np.arange(count), -np.round(surprise.astype(np.float64), 6), protected))
     kept = protected.copy()
-    kept[order[:free]] = True
+    kept[order[: max(0, free)]] = True
     return kept
 
 

@@ -35,14 +35,15 @@ def word_surprises(
 ) -> list[np.ndarray]:
     """The largest token surprise within each word; words are measured, so that the result fits every tokenizer.
 
-    A text longer than the model reads is scored in windows that overlap by 32 tokens.
+    A text longer than the model reads is scored in windows that overlap by 32 tokens (half a window, where windows
+    are short).
 
     Args:
         model: causal language model.
         tokenizer: its tokenizer, a fast one (it must report character offsets).
         texts: N texts.
         words: the words of each.
-        max_length: tokens that the model reads at most.
+        max_length: tokens that the model reads at most, at least 4.
         conditions: text that stands before each one (the question before an answer), not scored.
         batch_size: windows in a forward pass.
         on_progress: called with (windows done, windows).
@@ -50,21 +51,23 @@ def word_surprises(
     Returns:
         One float32 array a text: nats, one number a word.
     """
-    start_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    start_id = next(token for token in starts if token is not None)
     windows: list[_Window] = []
     owners: list[np.ndarray] = []
     for index, (text, own) in enumerate(zip(texts, words, strict=True)):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        owners.append(_owners(encoded["offset_mapping"], own))
+        owners.append(_owners(text, encoded["offset_mapping"], own))
         before = [start_id]
         if conditions is not None:
             question = tokenizer(conditions[index], add_special_tokens=False, verbose=False)["input_ids"]
-            before += question[-max_length // 2 :]
+            before += question[-(max_length // 2) :]
         ids, room = encoded["input_ids"], max_length - len(before)
+        overlap = min(_OVERLAP, room // 2)
         first = 0
         while True:
-            part = ids[max(0, first - _OVERLAP) : max(0, first - _OVERLAP) + room]
-            skip = min(first, _OVERLAP)
+            skip = min(first, overlap)
+            part = ids[first - skip : first - skip + room]
             windows.append(_Window(index, first, skip, Encoded((*before, *part), len(before) + skip)))
             first += len(part) - skip
             if first >= len(ids):
@@ -78,11 +81,11 @@ def word_surprises(
     return surprises
 
 
-def _owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> np.ndarray:
-    """Index of the word in which each token's last character lies, -1 for white space: int64 (tokens,)."""
+def _owners(text: str, offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> np.ndarray:
+    """Index of the word in which each token's last character lies, white space aside, -1 for white space: int64 (tokens,)."""
     starts = np.array([word.start for word in words], dtype=np.int64)
     ends = np.array([word.end for word in words], dtype=np.int64)
-    last = np.array([end - 1 for _, end in offsets], dtype=np.int64)
+    last = np.array([start + len(text[start:end].rstrip()) - 1 for start, end in offsets], dtype=np.int64)
     if len(words) == 0 or len(last) == 0:
         return np.full(len(last), -1, dtype=np.int64)
     owner = np.searchsorted(starts, last, side="right") - 1

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from damoc.data.prompts import whole_words
+
 _WORD = re.compile(r"\S+")
 _NEGATIONS = frozenset("no not never none nor neither without cannot nothing nobody except unless".split())
 _COMPARATIVES = frozenset("less more greater fewer higher lower least most above below under over than".split())
@@ -13,6 +15,7 @@ _QUESTIONS = frozenset("what which who whom whose when where why how whether".sp
 _SYMBOLS = re.compile(r"[0-9%$€£¥<>=≤≥{}\\`\"“”]")
 _UNIT_AFTER = re.compile(r"^[a-zA-Zµμ°/%]{1,5}[.,;)]?$")
 _BULLET = re.compile(r"^(?:[-*•]|\(?[A-Za-z0-9][.)])$")
+_BEFORE_NUMBER = "([$€£¥~±+-−<>≤≥="
 _SENTENCE_END = (".", "!", "?", ":")
 
 
@@ -37,13 +40,10 @@ def split_words(text: str, spans: Sequence[str] = ()) -> list[Word]:
 
     Args:
         text: any text.
-        spans: texts whose occurrences stay whole.
+        spans: texts whose occurrences as whole words stay.
     """
     guarded = [
-        (hit.start(), hit.end())
-        for span in spans
-        if span.strip()
-        for hit in re.finditer(re.escape(span.strip()), text, re.IGNORECASE)
+        place for span in spans if span.strip() for place in whole_words(text, span.strip(), re.IGNORECASE)
     ]
     words: list[Word] = []
     sentence_start, after_number, line_guarded = True, False, False
@@ -70,6 +70,6 @@ def split_words(text: str, spans: Sequence[str] = ()) -> list[Word]:
         )
         words.append(Word(match.start(), match.end(), protected))
         sentence_start = token.endswith(_SENTENCE_END)
-        after_number = token[0].isdigit()
+        after_number = token.lstrip(_BEFORE_NUMBER)[:1].isdigit()
         previous_end = match.end()
     return words

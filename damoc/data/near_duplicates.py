@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_PRIME = (1 << 61) - 1
 _BANDS, _ROWS = 16, 4
 _WORD = re.compile(r"\w+")
 
@@ -35,14 +34,15 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> dict[int, i
         ``{index: index of the earlier text}``; deterministic, O(N * words).
     """
     rng = np.random.default_rng(20250901)
-    scale = rng.integers(1, 1 << 28, size=(_BANDS * _ROWS, 1), dtype=np.uint64)
-    shift = rng.integers(0, 1 << 60, size=(_BANDS * _ROWS, 1), dtype=np.uint64)
+    shape = (_BANDS * _ROWS, 1)
+    scale, shift = (rng.integers(0, 1 << 64, size=shape, dtype=np.uint64) for _ in range(2))
     sets = [shingles(text) for text in texts]
     buckets: list[dict[bytes, list[int]]] = [{} for _ in range(_BANDS)]
     repeats: dict[int, int] = {}
     for index, members in enumerate(sets):
         values = np.fromiter(members, dtype=np.uint64, count=len(members))
-        signature = ((values[None, :] * scale + shift) % np.uint64(_PRIME)).min(axis=1)
+        hashes = (values[None, :] * scale + shift) >> np.uint64(32)  # wraps at 2**64: multiply-shift (Dietzfelbinger)
+        signature = hashes.min(axis=1)
         keys = [signature[band * _ROWS : (band + 1) * _ROWS].tobytes() for band in range(_BANDS)]
         earlier = sorted({other for band, key in enumerate(keys) for other in buckets[band].get(key, ())})
         match = next((other for other in earlier if _jaccard(members, sets[other]) >= threshold), None)

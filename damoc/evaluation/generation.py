@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from damoc.data.prompts import prompt_ids
+
 
 def generate(
     model: Any,
@@ -20,7 +22,7 @@ def generate(
         model: causal language model.
         tokenizer: its tokenizer.
         prompts: rendered prompts; a prompt that leaves no room loses its start.
-        max_new_tokens: longest answer, in tokens.
+        max_new_tokens: longest answer, in tokens; never more than the model reads.
         batch_size: prompts in a batch.
         on_progress: called with (prompts done, prompts).
 
@@ -30,7 +32,8 @@ def generate(
     import torch
 
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
-    encoded = [tokenizer(prompt, verbose=False)["input_ids"][-(limit - max_new_tokens) :] for prompt in prompts]
+    max_new_tokens = min(max_new_tokens, limit - 1)
+    encoded = [prompt_ids(tokenizer, prompt, limit - max_new_tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda index: (len(encoded[index]), index))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):

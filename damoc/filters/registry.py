@@ -103,7 +103,11 @@ def choose(method: Filter, signals: Mapping[str, np.ndarray], budget: int, seed:
     count = len(signals["rows"])
     choice = method.decide(signals, budget, np.random.default_rng(seed))
     if len(choice.rows) != budget or len(set(choice.rows)) != budget or not set(choice.rows) <= set(range(count)):
-        raise AssertionError(f"filter {method.name} chose {len(choice.rows)} rows of {count}, budget {budget}")
+        distinct = len(set(choice.rows) & set(range(count)))
+        raise AssertionError(
+            f"filter {method.name} chose {len(choice.rows)} rows, {distinct} of them distinct and among the {count} "
+            f"that there are; the budget is {budget}"
+        )
     return choice
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ def model_identity(source: str, revision: str | None) -> str:
     """Content address of a model: SHA-256 over its files for a folder, over id and commit for a hub model."""
     folder = Path(source)
     if folder.is_dir():
-        kept = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt"})
+        kept = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt", ".py"})
         skip = {"training.json"}
         return sha256_json({path.name: sha256_file(path) for path in kept if path.name not in skip})
     return sha256_json({"hub": source, "revision": revision})
@@ -102,15 +101,24 @@ def load_model(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=getattr(torch, dtype), **options
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # broken files raise whatever the Rust parsers of weights and tokenizers raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DamocError(
-            f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
+            f"the model cannot be loaded: {reason}",
             source,
             "check folder, id and revision, and that the hub can be reached",
         ) from error
+    if absent := sorted(found["missing_keys"]):
+        raise DamocError(
+            f"{len(absent)} weights of the model are missing, the first is {absent[0]}",
+            source,
+            "save or download the whole checkpoint again",
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     model.eval()

@@ -91,12 +91,16 @@ def explain(standings: Sequence[Standing], metric: str, higher_is_better: bool, 
     """One or two plain sentences: who leads, by how much, and who cannot be told from it."""
     leader = standings[0]
     direction = "highest" if higher_is_better else "lowest"
-    text = f"{leader.candidate_id} has the {direction} {metric} ({leader.score:.4g}) and is best in {leader.p_best:.0%} of the resamples."
+    sure = f"{confidence * 100:g}%"
+    text = (
+        f"{leader.candidate_id} has the {direction} {metric} ({leader.score:.4g}) "
+        f"and is best in {leader.p_best:.0%} of the resamples."
+    )
     equals = [standing.candidate_id for standing in standings[1:] if standing.among_best]
     if equals:
-        text += f" At {confidence:.0%} confidence these rows cannot tell it from {_and(equals)}."
+        text += f" At {sure} confidence these rows cannot tell it from {_and(equals)}."
     elif len(standings) > 1:
-        text += f" At {confidence:.0%} confidence it is better than every other candidate."
+        text += f" At {sure} confidence it is better than every other candidate."
     return text
 
 

@@ -43,7 +43,7 @@ class SignalCache:
             on_progress: called with (texts known, N).
 
         Returns:
-            float32 array of shape (N, width).
+            float32 array of shape (N, width); (0, 0) without texts.
         """
         known = self._load()
         keys = [sha256_text(text) for text in texts]
@@ -51,13 +51,13 @@ class SignalCache:
         todo = sorted(missing, key=lambda key: (len(missing[key]), key))
         on_progress(len(texts) - len(todo), len(texts))
         done = 0
-        for values in compute([missing[key] for key in todo]):
+        for values in compute([missing[key] for key in todo]) if todo else ():
             batch = todo[done : done + len(values)]
             self._append(batch, values)
             known.update(zip(batch, values, strict=True))
             done += len(values)
             on_progress(len(texts) - len(todo) + done, len(texts))
-        return np.stack([known[key] for key in keys]).astype(np.float32)
+        return np.stack([known[key] for key in keys]).astype(np.float32) if keys else np.zeros((0, 0), np.float32)
 
     def _load(self) -> dict[str, np.ndarray]:
         known: dict[str, np.ndarray] = {}

@@ -51,8 +51,6 @@ def embed(
     """
 
     def compute(missing: Sequence[str]) -> Iterator[np.ndarray]:
-        if not missing:
-            return
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(encoder_folder(encoder))

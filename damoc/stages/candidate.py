@@ -12,14 +12,16 @@ from typing import Any
 
 from damoc.errors import CandidateError, DamocError, InfrastructureError
 from damoc.progress import emit
+from damoc.stages.context import Context
 from damoc.store import StepResult
+from damoc.tracking import storage
 
 LOOP_WORKERS_VARIABLE = "DAMOC_LOOP_WORKERS"
 
 
 @dataclass(frozen=True)
 class CandidateState:
-    """What one loop component hands to the next, as a JSON string.
+    """What one loop component hands to the next, as a file.
 
     Args:
         candidate_id: its id.
@@ -39,14 +41,14 @@ class CandidateState:
         """The state after one more stage."""
         return replace(self, steps={**self.steps, name: result})
 
-    def dumps(self) -> str:
-        """JSON text; :meth:`loads` reads it back."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+    def write(self, context: Context, stage: str) -> str:
+        """Writes the state that a stage leaves into the selection's folder and returns its URI."""
+        return context.write(f"candidates/{self.candidate_id}/{stage}.json", asdict(self))
 
     @classmethod
-    def loads(cls, text: str) -> CandidateState:
-        """Reads what :meth:`dumps` wrote."""
-        value: dict[str, Any] = json.loads(text)
+    def read(cls, uri: str) -> CandidateState:
+        """Reads what :meth:`write` wrote."""
+        value: dict[str, Any] = json.loads(storage.read_bytes(uri))
         value["steps"] = {name: StepResult.from_json(step) for name, step in value["steps"].items()}
         return cls(**value)
 

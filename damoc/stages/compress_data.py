@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,14 @@ def compress_data(config_uri: str, selection_id: str, prepared: str) -> str:
         prepared: what ``prepare_data`` returned.
 
     Returns:
-        JSON of the condensing step's :class:`damoc.store.StepResult`.
+        URI of the condensing step's :class:`damoc.store.StepResult`.
     """
     with stage(NAME, config_uri, selection_id) as context:
-        result = compress(context, StepResult.from_json(json.loads(prepared)))
+        result = compress(context, StepResult.read(prepared))
         run = context.tracker.parent_run_id()
         metrics = {f"data/{step['name']}_{unit}": step[unit] for step in result.summary["funnel"] for unit in ("rows", "words")}
         context.tracker.log_metrics(run, {name.replace(" ", "_"): float(value) for name, value in metrics.items()})
-        return json.dumps(result.to_json())
+        return context.write(f"{NAME}.json", result.to_json())
 
 
 def compress(context: Context, prepared: StepResult) -> StepResult:

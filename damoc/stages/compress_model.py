@@ -32,12 +32,12 @@ def compress_model(config_uri: str, selection_id: str, candidate_id: str, data: 
         data: what ``compress_data`` returned.
 
     Returns:
-        JSON of the :class:`damoc.stages.candidate.CandidateState`.
+        URI of the :class:`damoc.stages.candidate.CandidateState`.
     """
     with stage(NAME, config_uri, selection_id, candidate_id) as context:
         with attempt(CandidateState(candidate_id), NAME) as trial:
-            trial.done(NAME, compress(context, candidate_id, StepResult.from_json(json.loads(data))))
-        return trial.state.dumps()
+            trial.done(NAME, compress(context, candidate_id, StepResult.read(data)))
+        return trial.state.write(context, NAME)
 
 
 def compress(context: Context, candidate_id: str, data: StepResult) -> StepResult:

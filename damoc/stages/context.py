@@ -33,19 +33,21 @@ class Context:
         selection_id: name, time and config hash.
         config_sha256: see :func:`config_hash`.
         config_yaml: the config as the user wrote it.
+        label: candidate at work, empty in the shared stages.
     """
 
     config: SelectionConfig
     selection_id: str
     config_sha256: str
     config_yaml: str
+    label: str = ""
 
     @classmethod
-    def open(cls, config_uri: str, selection_id: str) -> Context:
+    def open(cls, config_uri: str, selection_id: str, label: str = "") -> Context:
         """Reads what :func:`publish_config` wrote."""
         value = json.loads(storage.read_bytes(config_uri))
         config = SelectionConfig.model_validate(value["config"])
-        return cls(config, selection_id, value["config_sha256"], value["config_yaml"])
+        return cls(config, selection_id, value["config_sha256"], value["config_yaml"], label)
 
     @property
     def folder(self) -> str:
@@ -80,7 +82,14 @@ class Context:
     def run(self, step: Step, work: Any) -> StepResult:
         """:meth:`StepStore.run`, seen by the progress display."""
         result = self.store.run(step, work)
-        emit("step", name=step.name, reused=result.reused, seconds=result.seconds, peak_mb=result.peak_mb)
+        emit(
+            "step",
+            name=step.name,
+            label=self.label,
+            reused=result.reused,
+            seconds=result.seconds,
+            peak_mb=result.peak_mb,
+        )
         return result
 
     def write(self, name: str, value: Any) -> str:
@@ -115,7 +124,7 @@ def publish_config(config: SelectionConfig, config_yaml: str, selection_id: str)
 @contextmanager
 def stage(name: str, config_uri: str, selection_id: str, label: str = "") -> Iterator[Context]:
     """Opens the context of a stage; an error is left in ``error.json`` for the command line before it goes on up."""
-    context = Context.open(config_uri, selection_id)
+    context = Context.open(config_uri, selection_id, label)
     emit("begin", stage=name, label=label)
     try:
         yield context

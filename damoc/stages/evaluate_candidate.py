@@ -43,23 +43,23 @@ def evaluate_candidate(
         metrics_path: file that receives the metrics as JSON.
 
     Returns:
-        JSON of the :class:`damoc.stages.candidate.CandidateState`.
+        URI of the :class:`damoc.stages.candidate.CandidateState`.
     """
-    candidate = CandidateState.loads(state)
+    candidate = CandidateState.read(state)
     with stage(NAME, config_uri, selection_id, candidate.candidate_id) as context:
         if candidate.status == "ok":
             with attempt(candidate, NAME) as trial:
-                rows = StepResult.from_json(json.loads(prepared))
+                rows = StepResult.read(prepared)
                 trial.done(ZERO_SHOT, measure_zero_shot(context, candidate.candidate_id, rows))
                 trial.done(NAME, evaluate(context, candidate, rows))
             candidate = trial.state
-        metrics = {name: value for name, value in _metrics(candidate).items()}
+        metrics = _metrics(candidate)
         for name, value in metrics.items():
             log_metric(name, value)
         Path(metrics_path).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(metrics_path), metrics)
         track(context, candidate, metrics)
-        return candidate.dumps()
+        return candidate.write(context, NAME)
 
 
 def evaluate(context: Context, state: CandidateState, prepared: StepResult) -> StepResult:

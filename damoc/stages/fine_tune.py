@@ -30,9 +30,9 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
         state: what ``compress_model`` returned; a failed candidate is passed on as it is.
 
     Returns:
-        JSON of the :class:`damoc.stages.candidate.CandidateState`.
+        URI of the :class:`damoc.stages.candidate.CandidateState`.
     """
-    candidate = CandidateState.loads(state)
+    candidate = CandidateState.read(state)
     if candidate.status != "ok":
         return state
     with stage(NAME, config_uri, selection_id, candidate.candidate_id) as context:
@@ -40,12 +40,12 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
             result = tune(
                 context,
                 candidate.candidate_id,
-                StepResult.from_json(json.loads(prepared)),
-                StepResult.from_json(json.loads(data)),
+                StepResult.read(prepared),
+                StepResult.read(data),
                 candidate.steps["compress_model"],
             )
             trial.done(NAME, result)
-        return trial.state.dumps()
+        return trial.state.write(context, NAME)
 
 
 def tune(

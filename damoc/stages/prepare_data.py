@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from damoc.config import DatasetConfig, SplitSources
 from damoc.data.dataset import Dataset, load_dataset
+from damoc.errors import DamocError, Problem
+from damoc.evaluation.registry import Task, task_named
 from damoc.hashing import hash_tree, sha256_file, sha256_json
 from damoc.progress import Progress
 from damoc.stages.context import Context, stage
@@ -19,6 +20,7 @@ from damoc.tracking.dvc import dvc_hash
 from damoc.tracking.provenance import code_commit
 
 NAME = "prepare_data"
+_SHOWN_PROBLEMS = 20
 _MINED_FROM = ("botocore", "numpy", "scipy", "scikit-learn", "pandas")
 
 
@@ -30,7 +32,7 @@ def prepare_data(config_uri: str, selection_id: str) -> str:
         selection_id: the selection.
 
     Returns:
-        JSON of the step's :class:`damoc.store.StepResult`.
+        URI of the step's :class:`damoc.store.StepResult`.
 
     Raises:
         DamocError: the data cannot be read, has bad rows or leaks between splits.
@@ -49,7 +51,7 @@ def prepare_data(config_uri: str, selection_id: str) -> str:
             dataset_dvc_hash(context.config.dataset),
         )
         context.tracker.log_metrics(run, {f"data/rows_{name}": float(rows) for name, rows in dataset["rows"].items()})
-        return json.dumps(result.to_json())
+        return context.write(f"{NAME}.json", result.to_json())
 
 
 def prepare(context: Context) -> StepResult:
@@ -60,6 +62,7 @@ def prepare(context: Context) -> StepResult:
     def work(folder: Path) -> Mapping[str, Any]:
         progress(0, 1)
         dataset = load_dataset(config.dataset, config.seed)
+        check_rows(dataset, task_named(config.evaluation.task))
         dataset.save(folder)
         progress(1, 1)
         return _summary(dataset)
@@ -70,11 +73,27 @@ def prepare(context: Context) -> StepResult:
         spec["splits"] = splits.model_dump()
     step = Step(
         NAME,
-        {**spec, "seed": config.seed, "source_name": Path(config.dataset.source or config.dataset.preset or "").name},
+        {**spec, "seed": config.seed, "task": config.evaluation.task, "source_name": Path(config.dataset.source or config.dataset.preset or "").name},
         source_identity(config.dataset),
-        code=("data", "hashing.py"),
+        code=("data", "evaluation", "hashing.py"),
     )
     return context.run(step, work)
+
+
+def check_rows(dataset: Dataset, task: Task) -> None:
+    """Refuses rows that the evaluation task cannot score.
+
+    Raises:
+        DamocError: the first rows that fail, with the reason of each.
+    """
+    problems = [
+        Problem(f"the row {problem}", f"row {row.id!r} ({name})", "mend the row, or set another evaluation.task")
+        for name, rows in dataset.splits.items()
+        for row in rows
+        if (problem := task.check(row)) is not None
+    ]
+    if problems:
+        raise DamocError.from_problems(problems[:_SHOWN_PROBLEMS])
 
 
 def source_identity(config: DatasetConfig) -> dict[str, str]:

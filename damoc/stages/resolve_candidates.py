@@ -8,15 +8,18 @@ from damoc.stages.context import stage
 NAME = "resolve_candidates"
 
 
-def resolve_candidates(config_uri: str, selection_id: str) -> list[dict[str, str]]:
+def resolve_candidates(config_uri: str, selection_id: str, prepared: str, data: str) -> list[dict[str, str]]:
     """Opens a tracking run for every candidate.
 
     Args:
         config_uri: the published config.
         selection_id: the selection.
+        prepared: what ``prepare_data`` returned.
+        data: what ``compress_data`` returned.
 
     Returns:
-        The loop's items: ``candidate_id`` and ``model`` of each.
+        The loop's items, each with all that its iteration needs: ``candidate_id``, ``prepared_uri`` and ``data_uri``.
+        kfp.local 2.17 puts the item in the place of every other task's output inside a loop.
     """
     with stage(NAME, config_uri, selection_id) as context:
         items = []
@@ -34,5 +37,5 @@ def resolve_candidates(config_uri: str, selection_id: str) -> list[dict[str, str
                     "damoc.licence": candidate.licence or "",
                 },
             )
-            items.append({"candidate_id": candidate.id, "model": candidate.model})
+            items.append({"candidate_id": candidate.id, "prepared_uri": prepared, "data_uri": data})
         return items

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from damoc.errors import DamocError
+from damoc.errors import InfrastructureError
 from damoc.hashing import sha256_text
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Tracker:
         selection_id: identity of the selection.
 
     Raises:
-        DamocError: the store cannot be used: unreachable (within 20 s), refused, no space, a file store.
+        InfrastructureError: the store cannot be used: unreachable (within 20 s), refused, no space, a file store.
     """
 
     def __init__(self, uri: str, experiment: str, selection_id: str) -> None:
@@ -83,7 +83,7 @@ class Tracker:
         if self.uri.startswith(("http://", "https://")):
             self._probe()
         elif "://" not in self.uri or self.uri.startswith("file:"):
-            raise DamocError(
+            raise InfrastructureError(
                 "MLflow's file store is not supported (no concurrent writers, no registry)",
                 f"tracking URI {self._shown}",
                 "use sqlite:///PATH/mlflow.db or the URL of an MLflow server",
@@ -119,19 +119,19 @@ class Tracker:
             The run id.
 
         Raises:
-            DamocError: the parent run does not exist.
+            InfrastructureError: the parent run does not exist.
         """
         marks = {CANDIDATE_ID: candidate_id, "mlflow.parentRunId": self.parent_run_id()}
         return self._open("candidate", candidate_id, tags, marks, params, None)
 
     def parent_run_id(self) -> str:
-        """The selection's run id; DamocError when no process opened it."""
+        """The selection's run id; InfrastructureError when no process opened it."""
         if self._parent is None:
             self._parent = self._find_one("selection", {})
         return self._parent
 
     def candidate_run_id(self, candidate_id: str) -> str:
-        """The candidate's run id; DamocError when no process opened it."""
+        """The candidate's run id; InfrastructureError when no process opened it."""
         return self._find_one("candidate", {CANDIDATE_ID: candidate_id})
 
     def log_dataset(
@@ -211,7 +211,7 @@ class Tracker:
     def log_artifacts(self, run_id: str, path: Path, artifact_path: str | None = None) -> None:
         """Uploads a file, or what a folder contains, to ``artifact_path`` within the run's artifacts."""
         if not path.exists():
-            raise DamocError("there is nothing to upload", str(path), "check that the stage before it finished")
+            raise InfrastructureError("there is nothing to upload", str(path), "check that the stage before it finished")
         upload = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         self._call(upload, run_id, str(path), artifact_path)
 
@@ -307,7 +307,7 @@ class Tracker:
         runs = self._search({KIND: kind, **marks})
         if not runs:
             wanted = " ".join([kind, *marks.values(), f"of selection {self.selection_id}"])
-            raise DamocError(
+            raise InfrastructureError(
                 f"MLflow has no run of the {wanted}",
                 f"experiment {self.experiment_id} at {self._shown}",
                 "open it first; check that every step uses the same tracking URI and experiment",
@@ -360,7 +360,7 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                raise DamocError(
+                raise InfrastructureError(
                     f"MLFLOW_RUN_ID names the run {adopted}, which does not exist",
                     self._shown,
                     "unset MLFLOW_RUN_ID, or set the tracking URI of the server that has it",
@@ -375,7 +375,7 @@ class Tracker:
                     raise
                 experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
-            raise DamocError(
+            raise InfrastructureError(
                 f"the experiment {name!r} was deleted",
                 self._shown,
                 "restore it with `mlflow experiments restore`, or name another in tracking.experiment",
@@ -395,7 +395,7 @@ class Tracker:
                 if "CERTIFICATE" in str(error):
                     return
                 if last:
-                    raise DamocError(
+                    raise InfrastructureError(
                         f"the MLflow server cannot be reached ({getattr(error, 'reason', error)})",
                         f"tracking URI {self._shown}",
                         "start the server, or check tracking.uri, the network and the proxy settings",
@@ -427,25 +427,25 @@ class Tracker:
                 time.sleep(random.uniform(0.1, 0.5) * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _explain(self, error: Exception) -> DamocError:
+    def _explain(self, error: Exception) -> InfrastructureError:
         text = redact(str(error)).strip() or type(error).__name__
         what, where = text.splitlines()[0], f"tracking URI {self._shown}"
         if getattr(error, "error_code", None) in _DENIED or _DENIED_TEXT.search(text):
             fix = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD, and check your rights"
             if "host" in text.lower():
                 fix = "list this host name in the server's MLFLOW_SERVER_ALLOWED_HOSTS"
-            return DamocError(f"the MLflow server refuses access: {what}", where, fix)
+            return InfrastructureError(f"the MLflow server refuses access: {what}", where, fix)
         if "out-of-date database schema" in text:
-            return DamocError(what, where, f"back it up, then run `mlflow db upgrade {shlex.quote(self._shown)}`")
+            return InfrastructureError(what, where, f"back it up, then run `mlflow db upgrade {shlex.quote(self._shown)}`")
         if "is locked" in text:
-            return DamocError("the database stays locked", where, "stop the process that holds it, or use a server")
+            return InfrastructureError("the database stays locked", where, "stop the process that holds it, or use a server")
         if "failed with exception" in text or "Max retries exceeded" in text:
-            return DamocError(f"the MLflow server does not answer: {what}", where, "check the server, then resume")
+            return InfrastructureError(f"the MLflow server does not answer: {what}", where, "check the server, then resume")
         if getattr(error, "errno", None) == errno.ENOSPC or any(phrase in text for phrase in _DISK_TEXT):
-            return DamocError(f"the disk refuses: {what}", where, "free space, or choose a folder that can be written")
+            return InfrastructureError(f"the disk refuses: {what}", where, "free space, or choose a folder that can be written")
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-            return DamocError(f"the disk refuses: {what}", where, "choose a folder that can be written")
-        return DamocError(f"MLflow failed: {what}", where, "check the server's log and the artifact store")
+            return InfrastructureError(f"the disk refuses: {what}", where, "choose a folder that can be written")
+        return InfrastructureError(f"MLflow failed: {what}", where, "check the server's log and the artifact store")
 
 
 def flatten(params: Mapping[str, Any], limit: int = _LONGEST_PARAM) -> dict[str, str]:
@@ -501,7 +501,7 @@ def _sqlite_path(uri: str) -> Path | None:
         return None
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     if not uri.startswith("sqlite:///") or path in ("", ":memory:"):
-        raise DamocError("this names no database file", f"tracking URI {uri}", "use sqlite:///PATH/mlflow.db")
+        raise InfrastructureError("this names no database file", f"tracking URI {uri}", "use sqlite:///PATH/mlflow.db")
     return Path(path).absolute()
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,14 @@ def cloud_service() -> list[Example]:
     """
     ops = operations()
     names = {op.service: op.service_name for op in ops}
+    peers: dict[str, list[str]] = {}
+    for service in sorted(names):
+        peers.setdefault(_peer_class(service), []).append(service)
     rows = []
     for op in ops:
         description = _without_name(op.explanation, op)
-        others = sorted(
-            (service for service in names if names[service] != op.service_name and _peer_class(service) == _peer_class(op.service)),
-            key=lambda service: sha256_text(f"{op.service}/{op.name}/{service}"),
-        )[: _CHOICES - 1]
+        pool = [other for other in peers[_peer_class(op.service)] if names[other] != op.service_name]
+        others = _draw(pool, _CHOICES - 1, f"{op.service}/{op.name}")
         if len(others) < _CHOICES - 1:
             continue
         order = sorted([op.service, *others], key=lambda service: sha256_text(f"{op.name}#{service}"))
@@ -138,6 +140,14 @@ def _without_name(text: str, op: Operation) -> str:
     return text
 
 
+def _draw(pool: list[str], count: int, key: str) -> list[str]:
+    """At most ``count`` distinct members of the pool, by a hash of the key."""
+    left = list(pool)
+    picks = range(min(count, len(left)))
+    return [left.pop(int(sha256_text(f"{key}/{pick}")[:13], 16) % len(left)) for pick in picks]
+
+
+@cache
 def _peer_class(service: str) -> str:
     from damoc.data.sources.registry import SPLIT_FRACTIONS
     from damoc.data.splits import split_of

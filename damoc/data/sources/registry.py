@@ -21,7 +21,7 @@ MINED: dict[str, Callable[[], list[Example]]] = {
 
 
 def mine(name: str) -> list[Example]:
-    """Rows of a mined dataset, the same for the same installed versions.
+    """Rows of a mined dataset, the same for the same installed versions; no two ask the same.
 
     Raises:
         DamocError: no such dataset.
@@ -30,7 +30,10 @@ def mine(name: str) -> list[Example]:
         raise DamocError(
             f"there is no mined dataset {name!r}", f"mined:{name}", f"use one of {', '.join(sorted(MINED))}"
         )
-    return MINED[name]()
+    prompts: dict[tuple[str, str], Example] = {}
+    for row in MINED[name]():
+        prompts.setdefault((row.instruction.lower(), row.input.lower()), row)
+    return list(prompts.values())
 
 
 def corpus(name: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from damoc.data.example import Example
-from damoc.data.prompts import encode, render_prompt
+from damoc.data.prompts import Encoded, encode, render_prompt
 from damoc.evaluation.generation import generate
 from damoc.evaluation.registry import OnProgress, RowScores, Task, register_task
 from damoc.models.likelihood import answer_losses
@@ -22,13 +22,25 @@ def bits_per_byte(
 ) -> RowScores:
     """Bits that the model needs for the reference answers (and their ends), over their UTF-8 bytes.
 
-    Unlike loss per token it compares models with different tokenizers.
+    Unlike loss per token it compares models with different tokenizers. Of an answer that is cut, only the part that
+    was read counts, in bits and in bytes.
     """
     limit = min(max_length, loaded.max_length)
     encoded = [encode(loaded.tokenizer, row, limit) for row in rows]
     losses = answer_losses(loaded.model, encoded, loaded.tokenizer.pad_token_id, batch_size, on_progress)
     bits = np.array([float(nats.sum(dtype=np.float64)) / math.log(2) for nats in losses])
-    return RowScores(bits, np.array([float(len(row.output.encode("utf-8"))) for row in rows]))
+    sizes = [
+        len(row.output.encode("utf-8")) * _share_scored(loaded, row, own, limit)
+        for row, own in zip(rows, encoded, strict=True)
+    ]
+    return RowScores(bits, np.array(sizes))
+
+
+def _share_scored(loaded: LoadedModel, row: Example, encoded: Encoded, limit: int) -> float:
+    """Share of an answer's tokens that the model read; below 1 where the answer alone is longer than the limit."""
+    if len(encoded.ids) < limit:
+        return 1.0
+    return encoded.answer_length / encode(loaded.tokenizer, row, 1 << 30).answer_length
 
 
 def rouge_l(loaded: LoadedModel, rows: Sequence[Example], batch_size: int, on_progress: OnProgress) -> RowScores:

@@ -19,7 +19,8 @@ def k_center_greedy(signals: Mapping[str, np.ndarray], budget: int, rng: np.rand
     """Covers the embeddings so that the row farthest from its nearest chosen row is as near as greed can make it.
 
     Starts at the medoid (the row nearest to the mean), so that the choice depends on no seed; ties go to the lowest
-    index. The covering radius is at most twice the optimum. O(budget * N * dimensions) time, O(N) extra memory.
+    index. The covering radius is at most twice the optimum. O(budget * N * dimensions) time; distances are float64,
+    rounded to nine decimals, so that another processor's summing order does not flip a choice.
 
     Args:
         signals: ``embedding`` float32 (N, dimensions).
@@ -29,12 +30,12 @@ def k_center_greedy(signals: Mapping[str, np.ndarray], budget: int, rng: np.rand
     Returns:
         Rows in the order of their choice, with the covering radius after each.
     """
-    points = np.ascontiguousarray(signals["embedding"], dtype=np.float32)
+    points = np.ascontiguousarray(signals["embedding"], dtype=np.float64)
     squares = np.einsum("ij,ij->i", points, points)
 
     def squared_distance(centre: np.ndarray) -> np.ndarray:
         gaps = squares - 2.0 * (points @ centre) + float(centre @ centre)
-        return np.round(np.clip(gaps.astype(np.float64), 0.0, None), 6)
+        return np.round(np.clip(gaps, 0.0, None), 9)
 
     chosen = [int(np.argmin(squared_distance(points.mean(axis=0))))]
     nearest = squared_distance(points[chosen[0]])
@@ -44,6 +45,6 @@ def k_center_greedy(signals: Mapping[str, np.ndarray], budget: int, rng: np.rand
         row = int(np.argmax(nearest))
         chosen.append(row)
         nearest = np.minimum(nearest, squared_distance(points[row]))
-        nearest[chosen] = -1.0
+        nearest[row] = -1.0
         radii.append(float(np.sqrt(max(0.0, nearest.max()))))
     return RowChoice(tuple(chosen), tuple(radii))

@@ -1,0 +1,1 @@
+"""KFP components of damoc: each is one call of one stage; importable as damoc_components."""

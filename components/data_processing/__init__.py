@@ -1,0 +1,1 @@
+"""KFP components: data processing."""

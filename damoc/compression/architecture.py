@@ -1,0 +1,123 @@
+"""APPLY: the one place that knows where a model keeps its layers and how to take some of them out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from damoc.compression.layer_config import kept_values, layer_count
+from damoc.errors import CandidateError
+
+if TYPE_CHECKING:
+    import torch
+
+LAYER_PATHS = (
+    "model.layers",
+    "model.language_model.layers",
+    "language_model.model.layers",
+    "gpt_neox.layers",
+    "transformer.h",
+    "transformer.blocks",
+    "transformer.layers",
+    "transformer.encoder.layers",
+    "model.decoder.layers",
+    "backbone.layers",
+)
+"""Where causal language models keep their decoder layers; a new family is one more line."""
+
+INDEX_NAMES = ("layer_idx", "layer_id")
+"""Attributes by which a layer and its parts know their position; the key-value cache is addressed by them."""
+
+
+class LayerSurgery:
+    """Takes layers out of a causal language model, in place, and puts them back.
+
+    The layers of the whole model stay within reach until the object goes, so that every call of :meth:`keep` starts
+    from the whole model: it can give layers back, and a merge can read what was removed.
+
+    Args:
+        model: causal language model of transformers, whole.
+
+    Raises:
+        CandidateError: ``incompatible``, when its layers cannot be found.
+    """
+
+    def __init__(self, model: Any) -> None:
+        path = find_layers(model)
+        owner = model.get_submodule(path.rpartition(".")[0])
+        self._list: torch.nn.ModuleList = model.get_submodule(path)
+        self.layers: tuple[torch.nn.Module, ...] = tuple(self._list)
+        self._positions = [
+            (part, name, index)
+            for index, layer in enumerate(self.layers)
+            for part in layer.modules()
+            for name in INDEX_NAMES
+            if getattr(part, name, None) == index
+        ]
+        configs = {id(config): config for config in _configs(model, owner)}
+        declared = [(config, copy.deepcopy(vars(config))) for config in configs.values()]
+        self._configs = [(config, values) for config, values in declared if layer_count(values) == len(self.layers)]
+        if not self._configs:
+            raise _unknown(model, f"{path} holds {len(self.layers)} blocks but no config says so")
+        self.layer_types: tuple[str, ...] = tuple(self._configs[0][1].get("layer_types") or ())
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Leaves only these layers in the model.
+
+        Module list, layer counts and per-layer lists of the configs, and the positions that layers know themselves
+        by follow. Weights are shared with the whole model, not copied.
+
+        Args:
+            indices: layers of the whole model that stay, ascending, at least one.
+        """
+        total = len(self.layers)
+        position = {layer: place for place, layer in enumerate(indices)}
+        del self._list[:]
+        self._list.extend(self.layers[index] for index in indices)
+        for part, name, index in self._positions:
+            setattr(part, name, position.get(index, index))
+        for config, values in self._configs:
+            for name, value in kept_values(values, indices, total).items():
+                setattr(config, name, value)
+
+
+def find_layers(model: Any) -> str:
+    """The attribute path of the list of decoder layers.
+
+    Known paths come first; then the shallowest list (ties: the first) of blocks of one class that is as long as the
+    config says. Lists inside the layers, such as experts, are deeper and so never win.
+
+    Args:
+        model: causal language model.
+
+    Raises:
+        CandidateError: ``incompatible``, with what to add.
+    """
+    from torch.nn import ModuleList
+
+    named: dict[str, torch.nn.Module] = dict(model.named_modules())
+    lists = {name: blocks for name, blocks in named.items() if isinstance(blocks, ModuleList) and len(blocks)}
+    for path in LAYER_PATHS:
+        if path in lists:
+            return path
+    total = layer_count(vars(model.config.get_text_config()))
+    alike = [name for name, blocks in lists.items() if len(blocks) == total and len({type(b) for b in blocks}) == 1]
+    if not alike:
+        raise _unknown(model, f"no list of {total} equal blocks")
+    return min(alike, key=lambda name: name.count("."))
+
+
+def _configs(model: Any, owner: Any) -> Iterator[Any]:
+    yield model.config.get_text_config()
+    for module in owner.modules():
+        if hasattr(config := getattr(module, "config", None), "get_text_config"):
+            yield config
+
+
+def _unknown(model: Any, found: str) -> CandidateError:
+    return CandidateError(
+        "incompatible",
+        f"the decoder layers of {type(model).__name__} were not found ({found}); "
+        "add the attribute path of its layer list to damoc.compression.architecture.LAYER_PATHS",
+    )

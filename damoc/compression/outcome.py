@@ -1,0 +1,66 @@
+"""What a compression did: the evidence that the report shows and from which the proxy can be rebuilt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from damoc.compression.importance import DECIMALS
+from damoc.compression.plan import LayerPlan
+
+
+@dataclass(frozen=True)
+class CompressionOutcome:
+    """A proxy's history. Losses are mean nats per answer token on the calibration rows.
+
+    Args:
+        importance: Block Influence of each layer of the whole model.
+        plan: which layers stay.
+        attempts: the removed layers and the loss of each plan that was tried, the last one being ``plan``.
+        original_loss: of the whole model.
+        method: of the merge.
+        scale: of the merge; 0 when it was not accepted.
+        scale_losses: by scale; 0 is plain removal.
+        original_parameters: count of the whole model, shared ones once.
+        proxy_parameters: count of the proxy.
+    """
+
+    importance: Sequence[float]
+    plan: LayerPlan
+    attempts: Sequence[tuple[tuple[int, ...], float]]
+    original_loss: float
+    method: str
+    scale: float
+    scale_losses: Mapping[float, float]
+    original_parameters: int
+    proxy_parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, rounded to 6 decimals; a loss that is not finite is null."""
+        return {
+            "importance": [_rounded(value) for value in self.importance],
+            "plan": {
+                "keep": list(self.plan.keep),
+                "remove": list(self.plan.remove),
+                "given_back": list(self.plan.given_back),
+            },
+            "attempts": [{"remove": list(removed), "loss": _rounded(loss)} for removed, loss in self.attempts],
+            "losses": {
+                "original": _rounded(self.original_loss),
+                "pruned": _rounded(self.scale_losses[0.0]),
+                "merged": _rounded(self.scale_losses[self.scale]),
+            },
+            "merge": {
+                "method": self.method,
+                "scale": self.scale,
+                "accepted": self.scale != 0,
+                "losses": {str(scale): _rounded(loss) for scale, loss in sorted(self.scale_losses.items())},
+            },
+            "parameters": {"original": self.original_parameters, "proxy": self.proxy_parameters},
+        }
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), DECIMALS) if math.isfinite(value) else None

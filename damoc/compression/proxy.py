@@ -1,0 +1,126 @@
+"""Makes a proxy from a candidate, and makes it again from its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from damoc.compression.architecture import LayerSurgery
+from damoc.compression.check import check_surgery
+from damoc.compression.importance import DECIMALS, block_influence
+from damoc.compression.merge import SparseMerge, choose_scale
+from damoc.compression.outcome import CompressionOutcome
+from damoc.compression.plan import LayerPlan, anchors, give_back, plan_layers, protected_layers
+from damoc.errors import CandidateError
+
+if TYPE_CHECKING:
+    import torch
+
+    from damoc.config import ModelCompression
+
+
+def compress(
+    model: Any,
+    settings: ModelCompression,
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    calibration_loss: Callable[[Any], float],
+    pad_id: int,
+    seed: int,
+    on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> CompressionOutcome:
+    """Makes a candidate its own proxy, in place.
+
+    Args:
+        model: causal language model in evaluation mode, whole.
+        settings: the config's section.
+        batches: calibration rows as ``input_ids`` and ``attention_mask``, int64 (rows, length), on the model's device.
+        calibration_loss: mean nats per answer token of a model on the calibration rows.
+        pad_id: padding token.
+        seed: of the merge.
+        on_progress: called with (``importance`` or ``calibration``, done, total).
+
+    Returns:
+        What was measured and decided.
+
+    Raises:
+        CandidateError: ``incompatible`` when its layers are not found or the whole model fails
+            :func:`check_surgery` (its proxy would, after the calibration has been paid for); ``diverged`` when a
+            measurement of the whole model is not finite.
+    """
+    check_surgery(model, pad_id)
+    surgery = LayerSurgery(model)
+    parameters = _parameters(model)
+    scales = [scale for scale in settings.merge.scales if scale != 0]
+    measured, total = 0, 2 + len(scales)
+
+    def loss() -> float:
+        nonlocal measured
+        value = round(float(calibration_loss(model)), DECIMALS)
+        measured += 1
+        on_progress("calibration", min(measured, total), total)
+        return value
+
+    original = loss()
+    if not math.isfinite(original):
+        raise CandidateError("diverged", "the loss of the whole model on the calibration rows is not finite")
+    importance = block_influence(model, surgery.layers, batches, lambda done, of: on_progress("importance", done, of))
+    protected = protected_layers(importance, surgery.layer_types)
+    plan = plan_layers(importance, settings.ratio, settings.min_layers, protected)
+    attempts: list[tuple[tuple[int, ...], float]] = []
+    while not attempts or attempts[-1][0] != plan.remove:
+        surgery.keep(plan.keep)
+        attempts.append((plan.remove, loss() if plan.remove else original))
+        total += len(attempts) > 1
+        plan = give_back(plan, importance, attempts[-1][1], original, settings.collapse_limit)
+
+    groups = anchors(plan) if scales else {}
+    merge = SparseMerge(surgery.layers, groups, settings.merge.method, settings.merge.density, seed)
+    losses = {0.0: attempts[-1][1]}
+    for scale in scales if merge else []:
+        merge.apply(scale)
+        losses[scale] = loss()
+    scale = choose_scale(losses)
+    merge.apply(scale)
+    if measured < total:
+        on_progress("calibration", total, total)
+    return CompressionOutcome(
+        importance=importance.tolist(),
+        plan=plan,
+        attempts=attempts,
+        original_loss=original,
+        method=settings.merge.method,
+        scale=scale,
+        scale_losses=losses,
+        original_parameters=parameters,
+        proxy_parameters=_parameters(model),
+    )
+
+
+def rebuild(model: Any, record: Mapping[str, Any]) -> None:
+    """Makes a freshly loaded candidate the proxy that a record describes, in place, with the same bits.
+
+    Args:
+        model: the candidate as it was before, in the same dtype.
+        record: ``compression.json``: ``plan``, ``merge``, ``seed`` and ``merge_settings``.
+
+    Raises:
+        CandidateError: ``incompatible``, when the record describes a model of another depth.
+    """
+    surgery = LayerSurgery(model)
+    plan = LayerPlan(tuple(record["plan"]["keep"]), tuple(record["plan"]["remove"]))
+    if sorted((*plan.keep, *plan.remove)) != list(range(len(surgery.layers))):
+        raise CandidateError(
+            "incompatible",
+            f"the record plans {len(plan.keep) + len(plan.remove)} layers, the model has {len(surgery.layers)}; "
+            "rebuild from the model and revision that the record was made with",
+        )
+    surgery.keep(plan.keep)
+    if record["merge"]["accepted"]:
+        method, density = record["merge"]["method"], record["merge_settings"]["density"]
+        merge = SparseMerge(surgery.layers, anchors(plan), method, density, record["seed"])
+        merge.apply(record["merge"]["scale"])
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,142 @@
+"""PNG plots of a selection, for trackers that show pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from damoc.report import text
+from damoc.report.table import ranked
+from damoc.selection.record import CandidateRecord, SelectionRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ACCENT, _SOFT, _REMOVED, _RULE = "#1f5fbf", "#566275", "#d9793b", "#e2e6ec"
+_LABEL = 34
+
+
+def save_plots(record: SelectionRecord, folder: Path) -> list[Path]:
+    """Draws the plots that the record has data for.
+
+    Args:
+        record: the selection.
+        folder: existing folder that receives ``ranking.png``, ``importance.png``, ``curves.png``, ``funnel.png``.
+
+    Returns:
+        The files written; the same record gives the same bytes.
+    """
+    candidates = ranked(record)
+    figures = {
+        "ranking.png": _ranking(record, [item for item in candidates if item.rank is not None]),
+        "importance.png": _importance([item for item in candidates if item.importance]),
+        "curves.png": _curves(record, [item for item in candidates if item.history]),
+        "funnel.png": _funnel(record),
+    }
+    written = []
+    for name, figure in figures.items():
+        if figure is not None:
+            figure.savefig(folder / name, dpi=144, facecolor="white", metadata={"Software": None})
+            written.append(folder / name)
+    return written
+
+
+def _ranking(record: SelectionRecord, candidates: Sequence[CandidateRecord]) -> Figure | None:
+    if not candidates:
+        return None
+    figure, (axes,) = _figure(8.0, 1.3 + 0.42 * len(candidates), 1, 1)
+    for place, item in enumerate(candidates):
+        value = item.metrics.get(record.metric, math.nan)
+        low, high = item.interval or (value, value)
+        colour = _ACCENT if item.candidate_id == record.winner else _SOFT
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.8, marker="|", markersize=9)
+        axes.plot([value], [place], color=colour, marker="o", markersize=7)
+    axes.set_yticks(range(len(candidates)))
+    axes.set_yticklabels([f"{item.rank}  {_name(item)}" for item in candidates], parse_math=False)
+    axes.set_ylim(len(candidates) - 0.5, -0.5)
+    better = "higher is better" if record.higher_is_better else "lower is better"
+    axes.set_xlabel(f"{record.metric} ({better}), {record.confidence:.0%} interval", parse_math=False)
+    return figure
+
+
+def _importance(candidates: Sequence[CandidateRecord]) -> Figure | None:
+    if not candidates:
+        return None
+    columns = min(3, len(candidates))
+    rows = math.ceil(len(candidates) / columns)
+    figure, panels = _figure(3.6 * columns, 2.3 * rows, rows, columns)
+    for axes, item in zip(panels, candidates, strict=False):
+        kept = set(item.kept_layers)
+        colours = [_ACCENT if index in kept else _REMOVED for index in range(len(item.importance))]
+        axes.bar(range(len(item.importance)), list(item.importance), color=colours)
+        axes.set_title(_name(item), fontsize=9, loc="left", parse_math=False)
+    for axes in panels[len(candidates) :]:
+        axes.set_visible(False)
+    figure.supxlabel("layer (blue: kept, orange: removed)", fontsize=9)
+    figure.supylabel("importance", fontsize=9)
+    return figure
+
+
+def _curves(record: SelectionRecord, candidates: Sequence[CandidateRecord]) -> Figure | None:
+    if not candidates:
+        return None
+    import matplotlib
+
+    figure, (axes,) = _figure(9.0, 4.6, 1, 1)
+    palette = matplotlib.colormaps["tab10"]
+    for index, item in enumerate(candidates):
+        width = 2.4 if item.candidate_id == record.winner else 1.2
+        style = "-" if index < 10 else "--"
+        colour = palette(index % 10)
+        steps = [point["step"] for point in item.history]
+        axes.plot(steps, [point["train_loss"] for point in item.history], style, color=colour, linewidth=width)
+        axes.lines[-1].set_label(_name(item).lstrip("_"))
+        valid = [(point["step"], point["valid_loss"]) for point in item.history if point.get("valid_loss") is not None]
+        axes.plot([x for x, _ in valid], [y for _, y in valid], "o", color=colour, markersize=4.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per token (line: train, dot: valid)")
+    legend = axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for label in legend.get_texts():
+        label.set_parse_math(False)
+    return figure
+
+
+def _funnel(record: SelectionRecord) -> Figure | None:
+    if not record.funnel:
+        return None
+    figure, panels = _figure(9.0, 1.1 + 0.5 * len(record.funnel), 1, 3)
+    for axes, unit in zip(panels, ("rows", "words", "tokens"), strict=True):
+        values = [getattr(step, unit) for step in record.funnel]
+        axes.barh(range(len(values)), [value or 0 for value in values], color=_ACCENT, height=0.55)
+        for place, value in enumerate(values):
+            note = "not counted" if value is None else text.magnitude(value)
+            axes.annotate(note, (value or 0, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_title(unit, fontsize=9, loc="left")
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.set_xlim(0, max([value or 0 for value in values] + [1]) * 1.25)
+        axes.set_xticks([])
+        axes.set_yticks(range(len(values)))
+        names = [step.name for step in record.funnel] if axes is panels[0] else [""] * len(values)
+        axes.set_yticklabels(names, parse_math=False)
+    return figure
+
+
+def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_RULE)
+        axes.tick_params(colors=_SOFT, labelsize=8.5)
+        axes.grid(axis="both", color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def _name(candidate: CandidateRecord) -> str:
+    return text.shorten(candidate.candidate_id, _LABEL)

@@ -1,0 +1,93 @@
+"""How numbers and facts are written, in the report and in the terminal alike."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+ABSENT = "–"
+
+_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
+
+
+def score(value: float | None) -> str:
+    """A metric or a loss with four decimals."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def percent(value: float | None) -> str:
+    """A share with one decimal."""
+    return ABSENT if value is None else f"{value:.1%}"
+
+
+def magnitude(value: float | None) -> str:
+    """A count of parameters with three digits: ``1.24 B``."""
+    if value is None:
+        return ABSENT
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.{max(0, 2 - int(math.log10(max(scaled, 1.0))))}f} {unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A wall time: ``8.2 s``, ``3 min 20 s``, ``1 h 02 min``."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def memory(mebibytes: float | None) -> str:
+    """A size in memory: ``812 MiB``, ``1.93 GiB``."""
+    if mebibytes is None:
+        return ABSENT
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.2f} GiB"
+
+
+def fact(value: Any) -> str:
+    """Any JSON value as a reader wants it."""
+    if value is None or value == "":
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {fact(item)}" for key, item in value.items()) or ABSENT
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(fact(item) for item in value) or ABSENT
+    return str(value)
+
+
+def facts(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of a mapping, one level deep."""
+    for key, item in value.items():
+        yield str(key).replace("_", " ").replace("dvc", "DVC"), fact(item)
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text with its middle left out where it is too long for a plot."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head):]}"
+
+
+def redact(text: str) -> str:
+    """The text with the passwords of its URLs replaced by ``***``."""
+    return _PASSWORD.sub(r"\1:***@", text)

@@ -1,0 +1,198 @@
+"""Stage: rank the candidates on the held-out rows and write the record of the selection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from damoc.evaluation.registry import RowScores, metric_of, task_named
+from damoc.hashing import derive_seed, sha256_json
+from damoc.models.load import model_identity
+from damoc.selection.ranking import Standing, explain, rank
+from damoc.selection.record import CandidateRecord, FunnelStep, SelectionRecord, StageCost
+from damoc.stages.candidate import CandidateState
+from damoc.stages.context import Context, stage
+from damoc.stages.evaluate_candidate import NAME as PROXY_SCORE
+from damoc.stages.evaluate_candidate import ZERO_SHOT
+from damoc.stages.prepare_data import dataset_dvc_hash
+from damoc.stages.rows import write_json
+from damoc.store import Step, StepResult
+from damoc.tracking.provenance import code_commit, environment
+
+NAME = "select_winner"
+MIN_FINISHED = 2
+
+
+def select_winner(config_uri: str, selection_id: str, prepared: str, data: str, states: Sequence[str]) -> str:
+    """Ranks what the loop left behind.
+
+    Args:
+        config_uri: the published config.
+        selection_id: the selection.
+        prepared: what ``prepare_data`` returned.
+        data: what ``compress_data`` returned.
+        states: what ``evaluate_candidate`` returned, one a candidate.
+
+    Returns:
+        URI of ``record.json``, a :class:`damoc.selection.record.SelectionRecord`.
+    """
+    with stage(NAME, config_uri, selection_id) as context:
+        found = [CandidateState.read(uri) for uri in states]
+        record = make_record(context, StepResult.read(prepared), StepResult.read(data), found)
+        run = context.tracker.parent_run_id()
+        context.tracker.log_metrics(
+            run,
+            {f"cost/{name}_seconds": cost.seconds for name, cost in record.costs.items()}
+            | {f"rank/{item.candidate_id}": float(item.rank) for item in record.candidates if item.rank},
+        )
+        context.tracker.set_tags(
+            run,
+            {
+                "damoc.winner": record.winner or "none",
+                "damoc.why": record.why,
+                "damoc.evidence_sha256": record.evidence_sha256,
+            },
+        )
+        return context.write("record.json", record.to_json())
+
+
+def make_record(
+    context: Context, prepared: StepResult, data: StepResult, states: Sequence[CandidateState]
+) -> SelectionRecord:
+    """The whole selection in one object, without a tracker."""
+    config = context.config
+    metric = metric_of(task_named(config.evaluation.task), config.evaluation.metric)
+    higher = task_named(config.evaluation.task).higher_is_better[metric]
+    confidence = config.evaluation.confidence
+    finished = [state for state in states if state.status == "ok"]
+    ranking = _rank_step(context, PROXY_SCORE, metric, higher, finished)
+    standings = _standings(ranking)
+    measured = [state for state in states if ZERO_SHOT in state.steps]
+    zero_shot = {item.candidate_id: item.rank for item in _standings(_rank_step(context, ZERO_SHOT, metric, higher, measured))}
+    enough = len(standings) >= MIN_FINISHED
+    records = [_candidate(context, state, standings, zero_shot) for state in states]
+    order = [candidate.id for candidate in config.candidates]
+    records.sort(key=lambda item: (item.rank or len(records) + 1, order.index(item.candidate_id)))
+    evidence = _evidence(prepared, data, ranking, states)
+    return SelectionRecord(
+        name=config.name,
+        selection_id=context.selection_id,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        config=config.model_dump(mode="json"),
+        config_sha256=context.config_sha256,
+        metric=metric,
+        higher_is_better=higher,
+        confidence=confidence,
+        dataset={
+            **{key: prepared.summary[key] for key in ("source", "fingerprint", "rows", "licences")},
+            "dvc_hash": dataset_dvc_hash(config.dataset),
+        },
+        funnel=[FunnelStep(**step) for step in data.summary["funnel"]],
+        data_compression={"filter": data.summary["filter"], "condense": data.summary["condense"]},
+        candidates=records,
+        winner=standings[0].candidate_id if enough else None,
+        why=explain(standings, metric, higher, confidence) if enough else _why_not(states),
+        costs={"prepare_data": _cost(prepared), "compress_data": _cost(data), NAME: _cost(ranking)},
+        evidence=evidence,
+        evidence_sha256=sha256_json(evidence),
+        versions={"code_commit": code_commit(), **environment()},
+    )
+
+
+def _rank_step(
+    context: Context, scored: str, metric: str, higher_is_better: bool, states: Sequence[CandidateState]
+) -> StepResult:
+    """Decides the order of the candidates by the scores that one of their steps left; writes ``ranking.json``."""
+    settings = context.config.evaluation
+    seed = derive_seed(context.config.seed, NAME)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        rows = {}
+        for state in states:
+            scores = json.loads((state.steps[scored].path() / "scores.json").read_text(encoding="utf-8"))
+            values = RowScores.from_json(scores["metrics"][metric])
+            rows[state.candidate_id] = (values.numerator, values.denominator)
+        standings = [asdict(item) for item in rank(rows, higher_is_better, settings.confidence, settings.bootstrap, seed)]
+        write_json(folder / "ranking.json", {"metric": metric, "standings": standings})
+        return {"standings": standings}
+
+    step = Step(
+        NAME,
+        {
+            "scored": scored,
+            "metric": metric,
+            "confidence": settings.confidence,
+            "bootstrap": settings.bootstrap,
+            "seed": seed,
+        },
+        {state.candidate_id: state.steps[scored].content for state in states},
+        code=("selection/ranking.py", "stages/select_winner.py"),
+    )
+    return context.run(step, work)
+
+
+def _standings(ranking: StepResult) -> list[Standing]:
+    return [Standing(**item) for item in ranking.summary["standings"]]
+
+
+def _candidate(
+    context: Context, state: CandidateState, standings: Sequence[Standing], zero_shot: Mapping[str, int]
+) -> CandidateRecord:
+    candidate = context.config.candidate(state.candidate_id)
+    standing = next((item for item in standings if item.candidate_id == state.candidate_id), None)
+    compression = _read(state, "compress_model", "compression.json")
+    scored, before = state.steps.get(PROXY_SCORE), state.steps.get(ZERO_SHOT)
+    tuned = state.steps.get("fine_tune")
+    return CandidateRecord(
+        candidate_id=candidate.id,
+        model=candidate.model,
+        revision=candidate.revision or model_identity(candidate.model, None),
+        licence=candidate.licence or "",
+        status=state.status,
+        reason=state.reason,
+        rank=standing.rank if standing else None,
+        metrics=scored.summary["metrics"] if scored else {},
+        interval=(standing.low, standing.high) if standing else None,
+        p_best=standing.p_best if standing else None,
+        among_best=standing.among_best if standing else False,
+        zero_shot=before.summary["metrics"] if before else {},
+        zero_shot_rank=zero_shot.get(candidate.id),
+        importance=compression.get("importance", ()),
+        kept_layers=compression.get("plan", {}).get("keep", ()),
+        merge=compression.get("merge", {}),
+        parameters={
+            **compression.get("parameters", {}),
+            **({"trainable": tuned.summary["trainable"]} if tuned else {}),
+        },
+        history=_read(state, "fine_tune", "history.json") or (),
+        costs={name: _cost(step) for name, step in state.steps.items()},
+    )
+
+
+def _read(state: CandidateState, step: str, name: str) -> Any:
+    if step not in state.steps:
+        return {}
+    return json.loads((state.steps[step].path() / name).read_text(encoding="utf-8"))
+
+
+def _evidence(
+    prepared: StepResult, data: StepResult, ranking: StepResult, states: Sequence[CandidateState]
+) -> dict[str, str]:
+    found = {step.name: step.content for step in (prepared, data, ranking)}
+    for state in states:
+        found |= {f"{name}/{state.candidate_id}": step.content for name, step in state.steps.items()}
+        found[f"status/{state.candidate_id}"] = sha256_json([state.status, state.failed_in])
+    return dict(sorted(found.items()))
+
+
+def _cost(result: StepResult) -> StageCost:
+    return StageCost(result.seconds, result.peak_mb, result.reused)
+
+
+def _why_not(states: Sequence[CandidateState]) -> str:
+    failed = "; ".join(f"{state.candidate_id}: {state.status}, {state.reason}" for state in states if state.status != "ok")
+    return f"Fewer than {MIN_FINISHED} candidates finished, so there is nothing to choose between. {failed}"

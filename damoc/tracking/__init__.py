@@ -1,0 +1,1 @@
+"""MLflow, DVC and object storage: the only place that knows each."""

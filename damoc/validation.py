@@ -1,0 +1,113 @@
+"""Looks for everything that is wrong with a selection before anything is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from damoc.config import SelectionConfig, SplitSources
+from damoc.errors import DamocError, Problem
+from damoc.evaluation.registry import metric_of, task_named
+from damoc.filters.registry import filter_named
+from damoc.models.load import check_model_files
+from damoc.signals.embedding import PACKAGED
+from damoc.tracking import storage
+
+_REWRITTEN = "python3"
+"""kfp.local replaces this word wherever it stands in a task's command line, paths included."""
+
+
+def validate(config: SelectionConfig, where: str, read_data: bool = True) -> None:
+    """Checks names, files, models and, where they are local files, the rows.
+
+    Args:
+        config: a config that has its types right.
+        where: name of its file, for messages.
+        read_data: reads and checks the rows of local data files too.
+
+    Raises:
+        DamocError: every problem found, each with place and mend.
+    """
+    problems = [*_check_names(config, where), *_check_workspace(config, where), *_check_models(config, where)]
+    if read_data and _has_local_files(config):
+        from damoc.data.dataset import load_dataset
+
+        problems += _problems_of(load_dataset, config.dataset, config.seed)
+    if problems:
+        raise DamocError.from_problems(problems)
+
+
+def _check_names(config: SelectionConfig, where: str) -> list[Problem]:
+    found = _problems_of(filter_named, config.data_compression.filter.method)
+    task_problems = _problems_of(task_named, config.evaluation.task)
+    if not task_problems:
+        task_problems = _problems_of(metric_of, task_named(config.evaluation.task), config.evaluation.metric)
+    source = config.dataset.source or ""
+    if source.startswith("mined:"):
+        from damoc.data.sources.registry import MINED
+
+        if source.removeprefix("mined:") not in MINED:
+            known = ", ".join(f"mined:{name}" for name in sorted(MINED))
+            found.append(Problem(f"there is no dataset {source!r}", "field dataset.source", f"use one of {known}"))
+    return [Problem(item.what, f"{where} {item.where}", item.fix) for item in (*found, *task_problems)]
+
+
+def _check_workspace(config: SelectionConfig, where: str) -> list[Problem]:
+    place = f"{where} field workspace"
+    if _REWRITTEN in config.workspace:
+        return [
+            Problem(
+                f"the path {config.workspace} contains {_REWRITTEN!r}, which the local runner of KFP rewrites",
+                place,
+                "choose a folder without it",
+            )
+        ]
+    return [
+        Problem(
+            f"the id {candidate.id!r} contains {_REWRITTEN!r}, which the local runner of KFP rewrites",
+            f"{where} field candidates.{index}.id",
+            "choose an id without it",
+        )
+        for index, candidate in enumerate(config.candidates)
+        if _REWRITTEN in candidate.id
+    ]
+
+
+def _check_models(config: SelectionConfig, where: str) -> list[Problem]:
+    problems = []
+    for index, candidate in enumerate(config.candidates):
+        if problem := check_model_files(candidate.model, candidate.revision):
+            what, _, fix = problem.partition("; ")
+            place = f"{where} field candidates.{index}.model ({candidate.id})"
+            problems.append(Problem(what, place, fix or "mend the folder, or leave this candidate out"))
+    condense = config.data_compression.condense
+    if condense.enabled:
+        place = f"{where} field data_compression.condense.compressor"
+        if problem := check_model_files(condense.compressor, condense.revision):
+            what, _, fix = problem.partition("; ")
+            problems.append(Problem(what, place, fix or "name another compressor, or set condense.enabled to false"))
+    encoders = {"data_compression.filter.encoder": config.data_compression.filter.encoder}
+    if condense.enabled:
+        encoders["data_compression.condense.gate_encoder"] = condense.gate_encoder
+    for field, encoder in encoders.items():
+        if encoder != PACKAGED and encoder.startswith("/") and not Path(encoder).is_dir():
+            problems.append(Problem(f"the folder {encoder} does not exist", f"{where} field {field}", "check the path"))
+    return problems
+
+
+def _has_local_files(config: SelectionConfig) -> bool:
+    splits = config.dataset.splits
+    if isinstance(splits, SplitSources):
+        sources = [source for source in (splits.train, splits.valid, splits.test) if source]
+    else:
+        sources = [config.dataset.source or ""]
+    return all(source.startswith("/") and not storage.is_remote(source) for source in sources)
+
+
+def _problems_of(function: Callable[..., Any], *args: Any) -> list[Problem]:
+    try:
+        function(*args)
+    except DamocError as error:
+        return list(error.problems)
+    return []

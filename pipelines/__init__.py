@@ -1,0 +1,1 @@
+"""KFP pipelines of damoc; importable as damoc_pipelines."""

@@ -1,0 +1,182 @@
+"""The whole way: a config in, a registered winner and a report out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import damoc
+from conftest import Finished, small_config
+from damoc.errors import DamocError
+from damoc.stages.context import Context
+
+pytestmark = pytest.mark.slow
+
+
+def _tracker(finished: Finished) -> Any:
+    return Context.open(finished.config_uri, finished.selection.selection_id).tracker
+
+
+def test_it_ranks_registers_and_reports(finished: Finished) -> None:
+    record = finished.selection.record
+    assert record.winner in {"llama", "neox"}
+    assert [item.rank for item in record.candidates] == [1, 2]
+    assert all(item.status == "ok" and item.zero_shot_rank for item in record.candidates)
+    assert all(len(item.kept_layers) < len(item.importance) for item in record.candidates)
+    assert {step.name for step in record.funnel} == {"training split", "filtered", "condensed"}
+    report = Path(finished.selection.report).read_text(encoding="utf-8")
+    assert record.winner in report
+    assert record.evidence_sha256 in report
+
+
+def test_tuning_taught_the_proxies_something(finished: Finished) -> None:
+    for item in finished.selection.record.candidates:
+        losses = [point["train_loss"] for point in item.history]
+        assert losses[-1] < losses[0]
+
+
+def test_the_winner_loads_from_the_registry_and_answers(finished: Finished) -> None:
+    tracker = _tracker(finished)
+    registered = finished.selection.record.registration
+    version = tracker.client.get_model_version_by_alias(registered["model"], "champion")
+    tags = version.tags
+    record = finished.selection.record
+    assert tags["damoc.evidence_sha256"] == record.evidence_sha256
+    assert tags["damoc.dataset_sha256"] == record.dataset["fingerprint"]
+    assert tags["damoc.config_sha256"] == record.config_sha256
+    assert tags["damoc.candidate_id"] == record.winner
+    assert tags["damoc.candidate_revision"] and tags["damoc.code_commit"]
+    script = (
+        "import sys, mlflow\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[2])\n"
+        "rows = [{'instruction': 'Explain what this operation does.', 'input': 's3 PutObject'}]\n"
+        "print('ANSWER', model.predict(rows, params={'max_new_tokens': 12})[0])\n"
+    )
+    uri = f"models:/{registered['model']}@champion"
+    done = subprocess.run(
+        [sys.executable, "-c", script, tracker.uri, uri], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = next(line for line in done.stdout.splitlines() if line.startswith("ANSWER"))
+    assert len(answer) > len("ANSWER ")
+
+
+def test_mlflow_holds_parent_children_dataset_curves_and_artifacts(finished: Finished) -> None:
+    tracker = _tracker(finished)
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    parents = [run for run in runs if run.data.tags["damoc.kind"] == "selection"]
+    children = [run for run in runs if run.data.tags["damoc.kind"] == "candidate"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    own = [run for run in parents if run.data.tags["damoc.selection_id"] == finished.selection.selection_id]
+    assert len(own) == 1
+    assert own[0].inputs.dataset_inputs[0].dataset.digest == finished.selection.record.dataset["fingerprint"][:36]
+    artifacts = {item.path for item in tracker.client.list_artifacts(own[0].info.run_id)}
+    assert {"report.html", "record.json", "plots", "evidence", "config.yaml"} <= artifacts
+    mine = [run for run in children if run.data.tags["mlflow.parentRunId"] == own[0].info.run_id]
+    assert {run.info.run_name for run in mine} == {"llama", "neox"}
+    for run in mine:
+        assert len(tracker.client.get_metric_history(run.info.run_id, "train_loss")) >= 3
+        assert any(name.startswith("system/") for name in run.data.metrics)
+        assert "bits_per_byte" in run.data.metrics and "zero_shot/bits_per_byte" in run.data.metrics
+
+
+def test_a_rerun_reuses_every_step(finished: Finished) -> None:
+    events: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    again = damoc.select(finished.config, on_event=lambda event: events.append(dict(event)))
+    steps = [event for event in events if event["event"] == "step"]
+    assert len(steps) == 3 + 2 * 4 + 2
+    assert all(event["reused"] for event in steps)
+    assert again.record.evidence == finished.selection.record.evidence
+    assert again.record.registration["version"] == finished.selection.record.registration["version"]
+    assert time.perf_counter() - started < finished.seconds
+
+
+def test_two_fresh_runs_have_the_same_evidence(finished: Finished, tmp_path: Path) -> None:
+    again = damoc.select(small_config(tmp_path))
+    assert not any(cost.reused for item in again.record.candidates for cost in item.costs.values())
+    assert again.record.evidence == finished.selection.record.evidence
+    assert again.record.config_sha256 == finished.selection.record.config_sha256
+
+
+def _three(tmp_path: Path, **broken: Any) -> Path:
+    path = small_config(tmp_path)
+    import yaml
+
+    config = yaml.safe_load(path.read_text())
+    config["candidates"].append({"id": "broken", **broken})
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_candidate_that_fails_does_not_sink_the_others(finished: Finished, tmp_path: Path) -> None:
+    source = Path(yaml_candidate(finished.config, 0))
+    broken = tmp_path / "broken-model"
+    broken.mkdir()
+    for file in source.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    selection = damoc.select(_three(tmp_path, model=str(broken)))
+    failed = selection.record.candidate("broken")
+    assert failed.status in {"incompatible", "error"} and failed.reason
+    assert failed.rank is None
+    assert selection.winner in {"llama", "neox"}
+    assert failed.reason.split()[0] in Path(selection.report).read_text(encoding="utf-8")
+
+
+def yaml_candidate(config: Path, index: int) -> str:
+    import yaml
+
+    return str(yaml.safe_load(config.read_text())["candidates"][index]["model"])
+
+
+def test_fewer_than_two_that_finish_is_an_error_with_a_report(finished: Finished, tmp_path: Path) -> None:
+    config = small_config(tmp_path, tuning={"timeout_minutes": 1e-9, "epochs": 1, "dtype": "float32"})
+    with pytest.raises(DamocError, match="Fewer than 2 candidates finished") as caught:
+        damoc.select(config)
+    assert "timeout" in str(caught.value)
+    folder = next((tmp_path / "work" / "selections").iterdir())
+    assert "timeout" in (folder / "report.html").read_text(encoding="utf-8")
+    context = Context.open(f"{folder}/config.json", folder.name)
+    assert {run.info.status for run in context.tracker.client.search_runs([context.tracker.experiment_id])} == {"FAILED"}
+
+
+def test_an_interrupted_selection_is_closed_as_killed_and_resumes(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    command = [sys.executable, "-m", "damoc", "select", str(config)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if "compress_data" in line:
+            break
+    child.send_signal(signal.SIGTERM)
+    rest, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, rest
+    folder = next((tmp_path / "work" / "selections").iterdir())
+    context = Context.open(f"{folder}/config.json", folder.name)
+    statuses = {run.info.status for run in context.tracker.client.search_runs([context.tracker.experiment_id])}
+    assert "KILLED" in statuses and "RUNNING" not in statuses
+    resumed: list[dict[str, Any]] = []
+    damoc.select(config, on_event=lambda event: resumed.append(dict(event)))
+    reused = {event["name"] for event in resumed if event["event"] == "step" and event["reused"]}
+    assert {"prepare_data", "filter_rows", "condense_rows"} <= reused
+
+
+def test_the_command_line_prints_json_and_exports(finished: Finished, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "damoc", "select", str(finished.config), "--json", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["winner"] == finished.selection.winner
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"metrics.json", "ranking.csv", "curves.csv", "funnel.csv", "report.html"}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["winner"] == finished.selection.winner
