@@ -188,7 +188,7 @@ def data_compress(config: Config, out: Out = None, settings: Settings = None) ->
     from damoc.stages.prepare_data import prepare
 
     context = _context(config, settings)
-    _finish(compress(context, prepare(context)), out)
+    _finish(compress(context, prepare(context))[1], out)
 
 
 def main() -> None:

@@ -133,7 +133,9 @@ class TokenRates(_Section):
 
     instruction: float = Field(1.0, gt=0, le=1)
     input: float = Field(0.8, gt=0, le=1)
-    output: float = Field(1.0, gt=0, le=1, description="Answers are best left alone: proxies learn to write what they see.")
+    output: float = Field(
+        1.0, gt=0, le=1, description="Answers are best left alone: proxies learn to write what they see."
+    )
 
 
 class CondenseConfig(_Section):
@@ -147,7 +149,9 @@ class CondenseConfig(_Section):
     gate_threshold: float = Field(
         0.6, ge=0, le=1, description="BERTScore F1 below which a condensed row goes back to its original text."
     )
-    gate_encoder: str = Field("packaged:minilm", description="Encoder of the BERTScore gate: packaged:minilm, path or hub id.")
+    gate_encoder: str = Field(
+        "packaged:minilm", description="Encoder of the BERTScore gate: packaged:minilm, path or hub id."
+    )
     gate_layer: int = Field(5, ge=1, description="Encoder layer whose embeddings are matched.")
 
 
@@ -163,7 +167,9 @@ class MergeConfig(_Section):
 
     method: Literal["magnitude", "ties", "dare", "none"] = "magnitude"
     density: float = Field(0.1, gt=0, le=1, description="Share of each task vector that is kept.")
-    scales: list[float] = Field(default_factory=lambda: [0.0, 0.02, 0.05, 0.1], description="Factors tried; 0 is added.")
+    scales: list[float] = Field(
+        default_factory=lambda: [0.0, 0.02, 0.05, 0.1], description="Factors tried; 0 is added."
+    )
 
     @field_validator("scales")
     @classmethod
@@ -236,11 +242,15 @@ class TrackingConfig(_Section):
 
     uri: str | None = Field(None, description="MLflow tracking URI; null is SQLite in the workspace.")
     experiment: str | None = Field(None, description="Experiment name; null is the selection's name.")
-    registered_model: str | None = Field(None, description="Registered model; null is 'damoc-' and the selection's name.")
+    registered_model: str | None = Field(
+        None, description="Registered model; null is 'damoc-' and the selection's name."
+    )
     alias: str = "champion"
     system_metrics: bool = True
     embed_weights_mb: int = Field(
-        200, ge=0, description="A pruned base up to this size travels with the registered model; a larger one by reference."
+        200,
+        ge=0,
+        description="A pruned base up to this size travels with the registered model; a larger one by reference.",
     )
 
 
@@ -249,7 +259,9 @@ class SelectionConfig(_Section):
 
     name: str = Field(description="Name of the selection: letters, digits, dot, dash, underscore.")
     seed: int = Field(17, ge=0)
-    workspace: str = Field(".damoc", description="Folder (or s3://bucket/prefix) for steps, reports and the MLflow default.")
+    workspace: str = Field(
+        ".damoc", description="Folder (or s3://bucket/prefix) for steps, reports and the MLflow default."
+    )
     dataset: DatasetConfig
     data_compression: DataCompression = Field(default_factory=DataCompression)
     model_compression: ModelCompression = Field(default_factory=ModelCompression)
@@ -299,7 +311,9 @@ def read_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise DamocError(f"not UTF-8 (byte {error.start})", str(path), "save the file as UTF-8") from None
     except OSError as error:
-        raise DamocError(f"the config cannot be read: {error.strerror}", str(path), "name a readable YAML file") from None
+        raise DamocError(
+            f"the config cannot be read: {error.strerror}", str(path), "name a readable YAML file"
+        ) from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -370,7 +384,11 @@ def _problem(detail: Any, where: str) -> Problem:
     message = detail["msg"].removeprefix("Value error, ")
     given = detail.get("input")
     shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return Problem(f"{message[0].lower()}{message[1:]}{shown}", f"{where} field {field}", "correct the value; see damoc validate --schema")
+    return Problem(
+        f"{message[0].lower()}{message[1:]}{shown}",
+        f"{where} field {field}",
+        "correct the value; see damoc validate --schema",
+    )
 
 
 def _keys_at(location: list[str]) -> list[str]:
@@ -380,6 +398,10 @@ def _keys_at(location: list[str]) -> list[str]:
             model = _SPLITS.get(part, model)
             continue
         annotation = model.model_fields[part].annotation
-        nested = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        nested = [
+            kind
+            for kind in (annotation, *get_args(annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
         model = nested[0] if nested else model
     return sorted(model.model_fields)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -125,53 +126,63 @@ class SelectionDisplay:
 def print_selection(console: Console, selection: Selection) -> None:
     """The ranking as a table, and where to look."""
     record = selection.record
-    table = Table(title=f"{record.name}: proxies ranked by {record.metric}", title_justify="left", header_style="bold")
     rows = ranking_rows(record)
-    for header, justify in _COLUMNS:
-        table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    console.print()
+    console.print(Text(f"{record.name}: proxies ranked by {record.metric}", style="bold"))
+    shown = [index for index, column in enumerate(_COLUMNS) if column[2] or console.width >= _NARROW]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+    for index in shown:
+        header, justify, _ = _COLUMNS[index]
+        table.add_column(header, justify=justify, no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row), style="bold green" if row.candidate_id == record.winner else None)
+        cells = _cells(row)
+        style = "bold green" if row.winner else "dim" if row.failed else None
+        table.add_row(*(cells[index] for index in shown), style=style)
     console.print(table)
     for row in rows:
         if row.reason:
-            console.print(f"  {row.candidate_id}: {row.status}, {row.reason}", style="red", markup=False)
-    console.print(record.why, markup=False)
+            console.print(Text(f"{row.candidate_id}: {row.status}, {row.reason}", style="red"))
+    console.print(record.why, markup=False, highlight=False)
     console.print()
     for name, place in _places(selection):
-        console.print(Text.assemble((f"{name:10s}", "bold"), place), soft_wrap=True)
+        console.print(Text.assemble((f"{name:8s}", "bold"), place), soft_wrap=True)
 
 
-_COLUMNS = (
-    ("rank", "right"),
-    ("candidate", "left"),
-    ("proxy score", "right"),
-    ("interval", "right"),
-    ("P(best)", "right"),
-    ("zero-shot", "right"),
-    ("layers", "right"),
-    ("cost", "right"),
-    ("status", "left"),
+_COLUMNS: tuple[tuple[str, Literal["left", "right"], bool], ...] = (
+    ("#", "right", True),
+    ("candidate", "left", True),
+    ("proxy", "right", True),
+    ("interval", "right", False),
+    ("P(best)", "right", False),
+    ("zero-shot", "right", True),
+    ("#", "right", True),
+    ("layers", "right", False),
+    ("cost", "right", True),
 )
+"""Header, alignment, and whether the column stays in a narrow terminal."""
+_NARROW = 92
 
 
 def _cells(row: RankingRow) -> tuple[str, ...]:
     return (
         row.rank,
         row.candidate_id,
-        row.score,
-        row.interval,
+        row.status if row.failed else row.score,
+        row.interval.replace(" to ", "–"),
         row.p_best,
-        f"{row.zero_shot} (#{row.zero_shot_rank})" if row.zero_shot_rank else row.zero_shot,
+        row.zero_shot,
+        row.zero_shot_rank,
         row.layers,
         row.seconds,
-        row.status,
     )
 
 
 def _places(selection: Selection) -> list[tuple[str, str]]:
     places = [("report", selection.report)]
     if registered := selection.record.registration:
-        places.append(("model", f"models:/{registered['model']}@{registered['alias']} (version {registered['version']})"))
+        places.append(
+            ("model", f"models:/{registered['model']}@{registered['alias']} (version {registered['version']})")
+        )
     if selection.tracking:
         places.append(("MLflow", selection.tracking))
     return [*places, ("record", f"{selection.folder}/record.json")]

@@ -12,10 +12,22 @@ from damoc.selection.record import CandidateRecord, FunnelStep, SelectionRecord,
 
 _MODELS = (
     ("qwen3-1.7b-base", "Qwen/Qwen3-1.7B-Base", "apache-2.0", 28, 1_720_574_976),
-    ("llama-3.2-1b-community-licence-reviewed-by-legal-2026-03", "meta-llama/Llama-3.2-1B", "llama3.2", 16, 1_235_814_400),
+    (
+        "llama-3.2-1b-community-licence-reviewed-by-legal-2026-03",
+        "meta-llama/Llama-3.2-1B",
+        "llama3.2",
+        16,
+        1_235_814_400,
+    ),
     ("gemma-3-1b-pt", "google/gemma-3-1b-pt", "gemma", 26, 999_885_952),
     ("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B", "apache-2.0", 24, 1_711_376_384),
-    ("olmo-2-0425-1b-early-training-checkpoint-step-1900000", "allenai/OLMo-2-0425-1B", "apache-2.0", 16, 1_484_916_736),
+    (
+        "olmo-2-0425-1b-early-training-checkpoint-step-1900000",
+        "allenai/OLMo-2-0425-1B",
+        "apache-2.0",
+        16,
+        1_484_916_736,
+    ),
     ("pythia-1.4b-deduped", "EleutherAI/pythia-1.4b-deduped", "apache-2.0", 24, 1_414_647_808),
     ("falcon3-1b-base", "tiiuae/Falcon3-1B-Base", "falcon-llm-license", 18, 1_669_408_768),
     ("stablelm-2-1.6b", "stabilityai/stablelm-2-1_6b", "", 24, 1_644_515_328),
@@ -33,7 +45,9 @@ def make_record(higher_is_better: bool = True, **changes: Any) -> SelectionRecor
     """
     metric = "accuracy" if higher_is_better else "bits_per_byte"
     candidates = [_candidate(index, metric, higher_is_better) for index in range(len(_MODELS))]
-    evidence = {f"{stage}/{item.candidate_id}": _sha(stage + item.candidate_id) for item in candidates for stage in item.costs}
+    evidence = {
+        f"{stage}/{item.candidate_id}": _sha(stage + item.candidate_id) for item in candidates for stage in item.costs
+    }
     record = SelectionRecord(
         name="support-tickets-2026q2",
         selection_id="support-tickets-2026q2-20260611T081502Z-9f31c2aa",
@@ -79,7 +93,13 @@ def make_record(higher_is_better: bool = True, **changes: Any) -> SelectionRecor
         },
         evidence={"prepare_data": _sha("a"), "compress_data": _sha("b"), "select_winner": _sha("c"), **evidence},
         evidence_sha256=_sha("evidence"),
-        versions={"damoc": "0.1.0", "code_commit": _sha("commit")[:40], "python": "3.11.9", "torch": "2.13.0", "transformers": "5.2.1"},
+        versions={
+            "damoc": "0.1.0",
+            "code_commit": _sha("commit")[:40],
+            "python": "3.11.9",
+            "torch": "2.13.0",
+            "transformers": "5.2.1",
+        },
         registration={
             "model": "damoc-support-tickets-2026q2",
             "version": "4",
@@ -96,7 +116,15 @@ def without_winner(record: SelectionRecord) -> SelectionRecord:
     """The record of a selection in which only one candidate finished."""
     first, *others = record.candidates
     failed = [
-        replace(item, rank=None, interval=None, p_best=None, among_best=False, status="oom", reason=f"out of memory on {item.model}")
+        replace(
+            item,
+            rank=None,
+            interval=None,
+            p_best=None,
+            among_best=False,
+            status="oom",
+            reason=f"out of memory on {item.model}",
+        )
         for item in others
     ]
     why = "only 1 of 8 candidates finished; a selection needs two"
@@ -109,7 +137,10 @@ def _candidate(index: int, metric: str, higher_is_better: bool) -> CandidateReco
     base = CandidateRecord(name, model, _sha(model)[:40], licence, "ok")
     quality = 0.842 - 0.021 * index
     score = quality if higher_is_better else 1.9 - quality
-    importance = [round(0.04 + 0.3 * math.exp(-i / 2) + 0.2 * math.exp(i - layers + 0.5) + 0.03 * rng.random(), 6) for i in range(layers)]
+    importance = [
+        round(0.04 + 0.3 * math.exp(-i / 2) + 0.2 * math.exp(i - layers + 0.5) + 0.03 * rng.random(), 6)
+        for i in range(layers)
+    ]
     kept = sorted(sorted(range(layers), key=lambda i: -importance[i])[: layers - layers // 4])
     zero = quality - 0.25 + 0.03 * rng.random()
     base = replace(
@@ -122,10 +153,17 @@ def _candidate(index: int, metric: str, higher_is_better: bool) -> CandidateReco
             "method": "magnitude",
             "scale": 0.05 if index % 3 == 0 else 0.0,
             "accepted": index % 3 == 0,
-            "losses": {"0.0": 2.4127, "0.02": 2.398 if index % 3 == 0 else 2.4311, "0.05": 2.3874 if index % 3 == 0 else 2.5012},
+            "losses": {
+                "0.0": 2.4127,
+                "0.02": 2.398 if index % 3 == 0 else 2.4311,
+                "0.05": 2.3874 if index % 3 == 0 else 2.5012,
+            },
         },
         parameters={"original": size, "proxy": int(size * 0.79), "trainable": 12_582_912},
-        costs={stage: StageCost(20.0 + 611.3 * (stage == "fine_tune") + 7 * index, 4_100.0 + 90 * index, index == 2) for stage in _STAGES},
+        costs={
+            stage: StageCost(20.0 + 611.3 * (stage == "fine_tune") + 7 * index, 4_100.0 + 90 * index, index == 2)
+            for stage in _STAGES
+        },
     )
     if index == 7:
         return replace(
@@ -136,7 +174,13 @@ def _candidate(index: int, metric: str, higher_is_better: bool) -> CandidateReco
     history = [_point(index, step, rng) for step in range(1, 343, 3)]
     if index == 6:
         broken = [{**point, "train_loss": math.nan} for point in history[20:23]]
-        return replace(base, status="diverged", reason="the loss became NaN at step 61", history=[*history[:20], *broken], kept_layers=kept)
+        return replace(
+            base,
+            status="diverged",
+            reason="the loss became NaN at step 61",
+            history=[*history[:20], *broken],
+            kept_layers=kept,
+        )
     return replace(
         base,
         rank=index + 1,

@@ -45,10 +45,9 @@ def compress(
 
     Raises:
         CandidateError: ``incompatible`` when its layers are not found or the whole model fails
-            :func:`check_surgery` (its proxy would, after the calibration has been paid for); ``diverged`` when a
-            measurement of the whole model is not finite.
+            :func:`check_surgery`, as its proxy would later; ``diverged`` when a measurement of the whole model is not
+            finite.
     """
-    check_surgery(model, pad_id)
     surgery = LayerSurgery(model)
     parameters = _parameters(model)
     scales = [scale for scale in settings.merge.scales if scale != 0]
@@ -64,6 +63,7 @@ def compress(
     original = loss()
     if not math.isfinite(original):
         raise CandidateError("diverged", "the loss of the whole model on the calibration rows is not finite")
+    check_surgery(model, pad_id)
     importance = block_influence(model, surgery.layers, batches, lambda done, of: on_progress("importance", done, of))
     protected = protected_layers(importance, surgery.layer_types)
     plan = plan_layers(importance, settings.ratio, settings.min_layers, protected)

@@ -42,9 +42,7 @@ def split_words(text: str, spans: Sequence[str] = ()) -> list[Word]:
         text: any text.
         spans: texts whose occurrences as whole words stay.
     """
-    guarded = [
-        place for span in spans if span.strip() for place in whole_words(text, span.strip(), re.IGNORECASE)
-    ]
+    guarded = [place for span in spans if span.strip() for place in whole_words(text, span.strip(), re.IGNORECASE)]
     words: list[Word] = []
     sentence_start, after_number, line_guarded = True, False, False
     previous_end = 0

@@ -31,7 +31,7 @@ def length_batches(rows: Sequence[Encoded], batch_size: int, max_tokens: int = 1
 
 
 def pad_batch(rows: Sequence[Encoded], pad_id: int, device: str) -> dict[str, torch.Tensor]:
-    """Right-padded ``input_ids``, ``attention_mask`` and ``labels`` (-100 outside the answer), int64 (rows, longest)."""
+    """Right-padded ``input_ids``, ``attention_mask``, ``labels`` (-100 outside the answer): int64 (rows, longest)."""
     import torch
 
     longest = max(len(row.ids) for row in rows)

@@ -71,7 +71,9 @@ def model_identity(source: str, revision: str | None) -> str:
     """Content address of a model: SHA-256 over its files for a folder, over id and commit for a hub model."""
     folder = Path(source)
     if folder.is_dir():
-        kept = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt", ".py"})
+        kept = sorted(
+            path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt", ".py"}
+        )
         skip = {"training.json"}
         return sha256_json({path.name: sha256_file(path) for path in kept if path.name not in skip})
     return sha256_json({"hub": source, "revision": revision})

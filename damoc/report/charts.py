@@ -99,7 +99,11 @@ def whisker(record: SelectionRecord, candidate: CandidateRecord, scale: Scale) -
         parts.append(_tag("line", class_="whisker", x1=low, x2=high, y1=12, y2=12))
         parts += [_tag("line", class_="whisker", x1=end, x2=end, y1=8, y2=16) for end in (low, high)]
     parts.append(_tag("circle", class_="dot", cx=f"{scale(value):.2f}%", cy=12, r=4.5))
-    spread = f", interval {text.score(candidate.interval[0])} to {text.score(candidate.interval[1])}" if candidate.interval else ""
+    spread = (
+        f", interval {text.score(candidate.interval[0])} to {text.score(candidate.interval[1])}"
+        if candidate.interval
+        else ""
+    )
     return _svg(f"{candidate.candidate_id}: {text.score(value)}{spread}", parts, "whiskers", width="100%", height=24)
 
 
@@ -115,7 +119,9 @@ def bar(share: float, label: str) -> Markup:
 
 def slope(record: SelectionRecord) -> Slope | None:
     """Zero-shot ranks beside proxy ranks; None when no zero-shot rank was measured."""
-    before = sorted((item for item in record.candidates if item.zero_shot_rank), key=lambda item: item.zero_shot_rank or 0)
+    before = sorted(
+        (item for item in record.candidates if item.zero_shot_rank), key=lambda item: item.zero_shot_rank or 0
+    )
     after = [item for item in ranked(record) if item.rank is not None]
     if not before:
         return None
@@ -147,9 +153,7 @@ def curve(candidate: CandidateRecord, others: Sequence[CandidateRecord], losses:
     parts += _lines(_series(candidate.history, "train_loss"), losses, steps, "line")
     valid = _series(candidate.history, "valid_loss")
     parts += [
-        _tag("circle", class_="valid", cx=_n(steps(x)), cy=_n(losses(y)), r=3.6)
-        for x, y in valid
-        if math.isfinite(y)
+        _tag("circle", class_="valid", cx=_n(steps(x)), cy=_n(losses(y)), r=3.6) for x, y in valid if math.isfinite(y)
     ]
     return _svg(curve_summary(candidate), parts, "panel", viewBox=f"0 0 {_WIDTH} {_HEIGHT}")
 
@@ -183,7 +187,7 @@ def curve_scales(candidates: Sequence[CandidateRecord]) -> tuple[Scale, Scale]:
 
 def importance(candidate: CandidateRecord) -> Markup:
     """Importance of each layer as a bar; removed layers in another colour."""
-    values = [value if math.isfinite(value) else 0.0 for value in candidate.importance]
+    values = [value if value is not None and math.isfinite(value) else 0.0 for value in candidate.importance]
     kept = set(candidate.kept_layers)
     heights = _vertical(min(0.0, *values), max(0.0, *values))
     pitch = (_WIDTH - _LEFT - _RIGHT) / len(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from damoc.redaction import redact
 from damoc.report import charts, text
 from damoc.report.table import ranked, ranking_rows
 from damoc.selection.record import CandidateRecord, SelectionRecord, StageCost
@@ -75,7 +77,7 @@ def render(record: SelectionRecord) -> str:
 
 
 def _masked(value: Any) -> Any:
-    return text.redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _content(record: SelectionRecord) -> dict[str, Any]:
@@ -142,7 +144,9 @@ def _tiles(record: SelectionRecord) -> list[_Tile]:
     done = sum(candidate.rank is not None for candidate in record.candidates)
     failed = len(record.candidates) - done
     tiles.append(
-        _Tile("Candidates ranked", f"{done} of {len(record.candidates)}", f"{failed} failed" if failed else "none failed")
+        _Tile(
+            "Candidates ranked", f"{done} of {len(record.candidates)}", f"{failed} failed" if failed else "none failed"
+        )
     )
     if record.funnel:
         first, last = record.funnel[0], record.funnel[-1]
@@ -223,18 +227,24 @@ def _compressed(record: SelectionRecord, candidate: CandidateRecord) -> _Compres
         removed=_ranges(removed) or "none",
         verdict=_verdict(merge, removed),
         losses=[
-            _Loss(text.fact(float(scale)), text.score(float(loss)), float(scale) == float(merge.get("scale", 0.0)))
+            _Loss(
+                text.fact(float(scale)),
+                text.score(math.nan if loss is None else loss),
+                float(scale) == float(merge.get("scale", 0.0)),
+            )
             for scale, loss in sorted(losses.items(), key=lambda item: float(item[0]))
         ],
-        facts=list(text.facts({key: item for key, item in merge.items() if key not in ("losses", "scale", "accepted")})),
+        facts=list(
+            text.facts({key: item for key, item in merge.items() if key not in ("losses", "scale", "accepted")})
+        ),
     )
 
 
 def _verdict(merge: Mapping[str, Any], removed: Sequence[int]) -> str:
     if not removed:
         return "No layer was removed, so there was nothing to merge."
-    if not merge:
-        return "Removed layers were not merged back."
+    if len(merge.get("losses") or {}) < 2:
+        return "Removed layers were not merged back: no merge was tried."
     if merge.get("accepted"):
         return f"Sparse merge accepted at scale {text.fact(merge.get('scale'))}: it lowered the calibration loss."
     return "Sparse merge not accepted: plain removal was better on the calibration rows."

@@ -65,13 +65,16 @@ def _ranking(record: SelectionRecord, candidates: Sequence[CandidateRecord]) -> 
 def _importance(candidates: Sequence[CandidateRecord]) -> Figure | None:
     if not candidates:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(3, len(candidates))
     rows = math.ceil(len(candidates) / columns)
     figure, panels = _figure(3.6 * columns, 2.3 * rows, rows, columns)
     for axes, item in zip(panels, candidates, strict=False):
         kept = set(item.kept_layers)
         colours = [_ACCENT if index in kept else _REMOVED for index in range(len(item.importance))]
-        axes.bar(range(len(item.importance)), list(item.importance), color=colours)
+        axes.bar(range(len(colours)), [value or 0.0 for value in item.importance], color=colours)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(_name(item), fontsize=9, loc="left", parse_math=False)
     for axes in panels[len(candidates) :]:
         axes.set_visible(False)
@@ -118,6 +121,7 @@ def _funnel(record: SelectionRecord) -> Figure | None:
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(0, max([value or 0 for value in values] + [1]) * 1.25)
         axes.set_xticks([])
+        axes.grid(visible=False)
         axes.set_yticks(range(len(values)))
         names = [step.name for step in record.funnel] if axes is panels[0] else [""] * len(values)
         axes.set_yticklabels(names, parse_math=False)

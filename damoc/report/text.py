@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ABSENT = "–"
-
-_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
 
 
 def score(value: float | None) -> str:
@@ -85,9 +82,4 @@ def shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     head = (limit - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (limit - 1 - head):]}"
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of its URLs replaced by ``***``."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"

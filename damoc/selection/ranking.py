@@ -104,9 +104,7 @@ def explain(standings: Sequence[Standing], metric: str, higher_is_better: bool, 
     return text
 
 
-def _resample(
-    numerators: np.ndarray, denominators: np.ndarray, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
+def _resample(numerators: np.ndarray, denominators: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """The metric on resampled rows: float64 (resamples, candidates)."""
     count = len(numerators)
     parts = []

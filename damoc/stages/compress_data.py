@@ -21,6 +21,7 @@ from damoc.stages.rows import count_words, read_examples, write_examples, write_
 from damoc.store import Step, StepResult
 
 NAME = "compress_data"
+FILTER, CONDENSE = "filter_rows", "condense_rows"
 _PARTS = ("instruction", "input", "output")
 
 
@@ -36,16 +37,20 @@ def compress_data(config_uri: str, selection_id: str, prepared: str) -> str:
         URI of the condensing step's :class:`damoc.store.StepResult`.
     """
     with stage(NAME, config_uri, selection_id) as context:
-        result = compress(context, StepResult.read(prepared))
+        filtered, result = compress(context, StepResult.read(prepared))
+        context.write(f"{FILTER}.json", filtered.to_json())
         run = context.tracker.parent_run_id()
-        metrics = {f"data/{step['name']}_{unit}": step[unit] for step in result.summary["funnel"] for unit in ("rows", "words")}
+        metrics = {
+            f"data/{step['name']}_{unit}": step[unit] for step in result.summary["funnel"] for unit in ("rows", "words")
+        }
         context.tracker.log_metrics(run, {name.replace(" ", "_"): float(value) for name, value in metrics.items()})
         return context.write(f"{NAME}.json", result.to_json())
 
 
-def compress(context: Context, prepared: StepResult) -> StepResult:
+def compress(context: Context, prepared: StepResult) -> tuple[StepResult, StepResult]:
     """Both steps, without a tracker."""
-    return condense_rows(context, filter_rows(context, prepared))
+    filtered = filter_rows(context, prepared)
+    return filtered, condense_rows(context, filtered)
 
 
 def filter_rows(context: Context, prepared: StepResult) -> StepResult:
@@ -83,7 +88,7 @@ def filter_rows(context: Context, prepared: StepResult) -> StepResult:
         }
 
     step = Step(
-        "filter_rows",
+        FILTER,
         {**config.model_dump(exclude={"encoder"}), "encoder": encoder_identity(config.encoder), "seed": seed},
         {"prepared": prepared.content},
         code=("filters", "signals", "stages/compress_data.py"),
@@ -105,9 +110,7 @@ def condense_rows(context: Context, filtered: StepResult) -> StepResult:
             return {"funnel": funnel, "filter": _filter_facts(filtered), "condense": {"enabled": False}}
         loaded = load_model(config.compressor, config.revision)
         funnel[-1] = {**funnel[-1], "tokens": _count_tokens(loaded, rows)}
-        condensed, record = condense_examples(
-            rows, loaded, config, limit, Progress(NAME, "token perplexity", "texts")
-        )
+        condensed, record = condense_examples(rows, loaded, config, limit, Progress(NAME, "token perplexity", "texts"))
         write_examples(folder / "train.jsonl", condensed)
         write_json(folder / "condense.json", {"enabled": True, "rows": record})
         funnel.append({**_funnel("condensed", condensed), "tokens": _count_tokens(loaded, condensed)})
@@ -119,7 +122,7 @@ def condense_rows(context: Context, filtered: StepResult) -> StepResult:
         inputs["compressor"] = model_identity(config.compressor, config.revision)
         inputs["gate_encoder"] = sha256_json(encoder_identity(config.gate_encoder))
     step = Step(
-        "condense_rows",
+        CONDENSE,
         {**spec, "max_length": limit},
         inputs,
         code=("condense", "models", "stages/compress_data.py"),

@@ -104,8 +104,10 @@ class Context:
 
 
 def config_hash(config: SelectionConfig) -> str:
-    """SHA-256 of what the config decides: where results are kept is left out, local paths count by their last two
-    parts, so that two checkouts of one repository agree."""
+    """SHA-256 of what the config decides, the same in every checkout and on every machine.
+
+    Where results are kept is left out, and local paths count by their last part: what lies there has its own hash.
+    """
     return sha256_json(_portable(config.model_dump(mode="json", exclude={"workspace", "tracking"})))
 
 
@@ -133,7 +135,9 @@ def stage(name: str, config_uri: str, selection_id: str, label: str = "") -> Ite
         _leave_error(context, {"stage": name, "problems": problems})
         raise
     except Exception as error:
-        _leave_error(context, {"stage": name, "crash": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        _leave_error(
+            context, {"stage": name, "crash": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        )
         raise
     emit("end", stage=name, label=label)
 
@@ -151,5 +155,5 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(item) for item in value]
     if isinstance(value, str) and value.startswith("/"):
-        return "/".join(Path(value).parts[-2:])
+        return Path(value).name
     return value

@@ -112,7 +112,9 @@ def _score(
         )
         for key, values in scores.items():
             if not np.isfinite(values.numerator).all():
-                raise CandidateError("diverged", f"{key} is not finite on {int((~np.isfinite(values.numerator)).sum())} rows")
+                raise CandidateError(
+                    "diverged", f"{key} is not finite on {int((~np.isfinite(values.numerator)).sum())} rows"
+                )
         write_json(
             folder / "scores.json",
             {

@@ -48,9 +48,7 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
         return trial.state.write(context, NAME)
 
 
-def tune(
-    context: Context, candidate_id: str, prepared: StepResult, data: StepResult, proxy: StepResult
-) -> StepResult:
+def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepResult, proxy: StepResult) -> StepResult:
     """The step itself; writes ``adapter/`` (safetensors) and ``history.json``."""
     config = context.config
     seed = derive_seed(config.seed, NAME, candidate_id)
@@ -71,9 +69,7 @@ def tune(
         held_out = read_examples(prepared.path() / "valid.jsonl")[:_VALIDATION_ROWS]
         valid = encode_rows(loaded, held_out, config.tuning.max_length)
         with context.tracker.system_metrics(run):
-            outcome = fine_tune(
-                loaded.model, rows, valid, loaded.tokenizer.pad_token_id, config.tuning, seed, on_step
-            )
+            outcome = fine_tune(loaded.model, rows, valid, loaded.tokenizer.pad_token_id, config.tuning, seed, on_step)
         context.tracker.set_tags(run, {"damoc.history": "live"})
         save_adapter(outcome.model, folder / "adapter")
         write_json(folder / "history.json", outcome.history)

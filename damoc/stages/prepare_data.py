@@ -73,7 +73,12 @@ def prepare(context: Context) -> StepResult:
         spec["splits"] = splits.model_dump()
     step = Step(
         NAME,
-        {**spec, "seed": config.seed, "task": config.evaluation.task, "source_name": Path(config.dataset.source or config.dataset.preset or "").name},
+        {
+            **spec,
+            "seed": config.seed,
+            "task": config.evaluation.task,
+            "source_name": Path(config.dataset.source or config.dataset.preset or "").name,
+        },
         source_identity(config.dataset),
         code=("data", "evaluation", "hashing.py"),
     )

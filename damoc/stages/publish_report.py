@@ -54,5 +54,7 @@ def _log(context: Context, record: SelectionRecord, text: str) -> None:
         (folder / "plots").mkdir()
         save_plots(record, folder / "plots")
         (folder / "evidence").mkdir()
-        write_json(folder / "evidence" / "evidence.json", {**record.evidence, "evidence_sha256": record.evidence_sha256})
+        write_json(
+            folder / "evidence" / "evidence.json", {**record.evidence, "evidence_sha256": record.evidence_sha256}
+        )
         context.tracker.log_artifacts(run, folder)

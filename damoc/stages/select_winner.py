@@ -15,6 +15,7 @@ from damoc.models.load import model_identity
 from damoc.selection.ranking import Standing, explain, rank
 from damoc.selection.record import CandidateRecord, FunnelStep, SelectionRecord, StageCost
 from damoc.stages.candidate import CandidateState
+from damoc.stages.compress_data import FILTER
 from damoc.stages.context import Context, stage
 from damoc.stages.evaluate_candidate import NAME as PROXY_SCORE
 from damoc.stages.evaluate_candidate import ZERO_SHOT
@@ -42,7 +43,8 @@ def select_winner(config_uri: str, selection_id: str, prepared: str, data: str, 
     """
     with stage(NAME, config_uri, selection_id) as context:
         found = [CandidateState.read(uri) for uri in states]
-        record = make_record(context, StepResult.read(prepared), StepResult.read(data), found)
+        filtered = StepResult.from_json(context.read(f"{FILTER}.json"))
+        record = make_record(context, StepResult.read(prepared), filtered, StepResult.read(data), found)
         run = context.tracker.parent_run_id()
         context.tracker.log_metrics(
             run,
@@ -61,7 +63,11 @@ def select_winner(config_uri: str, selection_id: str, prepared: str, data: str, 
 
 
 def make_record(
-    context: Context, prepared: StepResult, data: StepResult, states: Sequence[CandidateState]
+    context: Context,
+    prepared: StepResult,
+    filtered: StepResult,
+    data: StepResult,
+    states: Sequence[CandidateState],
 ) -> SelectionRecord:
     """The whole selection in one object, without a tracker."""
     config = context.config
@@ -72,12 +78,15 @@ def make_record(
     ranking = _rank_step(context, PROXY_SCORE, metric, higher, finished)
     standings = _standings(ranking)
     measured = [state for state in states if ZERO_SHOT in state.steps]
-    zero_shot = {item.candidate_id: item.rank for item in _standings(_rank_step(context, ZERO_SHOT, metric, higher, measured))}
+    zero_shot = {
+        item.candidate_id: item.rank for item in _standings(_rank_step(context, ZERO_SHOT, metric, higher, measured))
+    }
     enough = len(standings) >= MIN_FINISHED
     records = [_candidate(context, state, standings, zero_shot) for state in states]
     order = [candidate.id for candidate in config.candidates]
     records.sort(key=lambda item: (item.rank or len(records) + 1, order.index(item.candidate_id)))
-    evidence = _evidence(prepared, data, ranking, states)
+    shared = (prepared, filtered, data, ranking)
+    evidence = _evidence(shared, states)
     return SelectionRecord(
         name=config.name,
         selection_id=context.selection_id,
@@ -96,7 +105,7 @@ def make_record(
         candidates=records,
         winner=standings[0].candidate_id if enough else None,
         why=explain(standings, metric, higher, confidence) if enough else _why_not(states),
-        costs={"prepare_data": _cost(prepared), "compress_data": _cost(data), NAME: _cost(ranking)},
+        costs={step.name: _cost(step) for step in shared},
         evidence=evidence,
         evidence_sha256=sha256_json(evidence),
         versions={"code_commit": code_commit(), **environment()},
@@ -116,7 +125,9 @@ def _rank_step(
             scores = json.loads((state.steps[scored].path() / "scores.json").read_text(encoding="utf-8"))
             values = RowScores.from_json(scores["metrics"][metric])
             rows[state.candidate_id] = (values.numerator, values.denominator)
-        standings = [asdict(item) for item in rank(rows, higher_is_better, settings.confidence, settings.bootstrap, seed)]
+        standings = [
+            asdict(item) for item in rank(rows, higher_is_better, settings.confidence, settings.bootstrap, seed)
+        ]
         write_json(folder / "ranking.json", {"metric": metric, "standings": standings})
         return {"standings": standings}
 
@@ -179,10 +190,8 @@ def _read(state: CandidateState, step: str, name: str) -> Any:
     return json.loads((state.steps[step].path() / name).read_text(encoding="utf-8"))
 
 
-def _evidence(
-    prepared: StepResult, data: StepResult, ranking: StepResult, states: Sequence[CandidateState]
-) -> dict[str, str]:
-    found = {step.name: step.content for step in (prepared, data, ranking)}
+def _evidence(shared: Sequence[StepResult], states: Sequence[CandidateState]) -> dict[str, str]:
+    found = {step.name: step.content for step in shared}
     for state in states:
         found |= {f"{name}/{state.candidate_id}": step.content for name, step in state.steps.items()}
         found[f"status/{state.candidate_id}"] = sha256_json([state.status, state.failed_in])
@@ -194,5 +203,7 @@ def _cost(result: StepResult) -> StageCost:
 
 
 def _why_not(states: Sequence[CandidateState]) -> str:
-    failed = "; ".join(f"{state.candidate_id}: {state.status}, {state.reason}" for state in states if state.status != "ok")
+    failed = "; ".join(
+        f"{state.candidate_id}: {state.status}, {state.reason}" for state in states if state.status != "ok"
+    )
     return f"Fewer than {MIN_FINISHED} candidates finished, so there is nothing to choose between. {failed}"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from damoc.errors import InfrastructureError
 from damoc.hashing import sha256_text
+from damoc.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +51,6 @@ _FOREIGN = {"mlflow", "sqlalchemy", "sqlite3", "alembic", "requests", "urllib3",
 _DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 _DENIED_TEXT = re.compile(r"error code 40[13]\b|\b40[13] Client Error")
 _DISK_TEXT = ("unable to open database file", "readonly database", "disk is full", "disk I/O error")
-_PASSWORD = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -211,7 +211,9 @@ class Tracker:
     def log_artifacts(self, run_id: str, path: Path, artifact_path: str | None = None) -> None:
         """Uploads a file, or what a folder contains, to ``artifact_path`` within the run's artifacts."""
         if not path.exists():
-            raise InfrastructureError("there is nothing to upload", str(path), "check that the stage before it finished")
+            raise InfrastructureError(
+                "there is nothing to upload", str(path), "check that the stage before it finished"
+            )
         upload = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         self._call(upload, run_id, str(path), artifact_path)
 
@@ -249,7 +251,7 @@ class Tracker:
                     monitor.finish()
                     monitor.publish_metrics(monitor.aggregate_metrics())
                     monitor.mlflow_logger.flush()
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     _logger.warning("the last system metrics were not recorded: %s", redact(str(error)))
 
     def where_to_look(self) -> str:
@@ -335,7 +337,7 @@ class Tracker:
             )
             monitor.start()  # type: ignore[no-untyped-call]
             return monitor
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             _logger.warning("system metrics are not recorded: %s", redact(str(error)))
             return None
 
@@ -436,13 +438,21 @@ class Tracker:
                 fix = "list this host name in the server's MLFLOW_SERVER_ALLOWED_HOSTS"
             return InfrastructureError(f"the MLflow server refuses access: {what}", where, fix)
         if "out-of-date database schema" in text:
-            return InfrastructureError(what, where, f"back it up, then run `mlflow db upgrade {shlex.quote(self._shown)}`")
+            return InfrastructureError(
+                what, where, f"back it up, then run `mlflow db upgrade {shlex.quote(self._shown)}`"
+            )
         if "is locked" in text:
-            return InfrastructureError("the database stays locked", where, "stop the process that holds it, or use a server")
+            return InfrastructureError(
+                "the database stays locked", where, "stop the process that holds it, or use a server"
+            )
         if "failed with exception" in text or "Max retries exceeded" in text:
-            return InfrastructureError(f"the MLflow server does not answer: {what}", where, "check the server, then resume")
+            return InfrastructureError(
+                f"the MLflow server does not answer: {what}", where, "check the server, then resume"
+            )
         if getattr(error, "errno", None) == errno.ENOSPC or any(phrase in text for phrase in _DISK_TEXT):
-            return InfrastructureError(f"the disk refuses: {what}", where, "free space, or choose a folder that can be written")
+            return InfrastructureError(
+                f"the disk refuses: {what}", where, "free space, or choose a folder that can be written"
+            )
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
             return InfrastructureError(f"the disk refuses: {what}", where, "choose a folder that can be written")
         return InfrastructureError(f"MLflow failed: {what}", where, "check the server's log and the artifact store")
@@ -476,11 +486,6 @@ def safe_name(name: str) -> str:
     if len(safe) > _LONGEST_NAME:
         safe = f"{safe[: _LONGEST_NAME - 9]}_{sha256_text(name)[:8]}"
     return safe
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of its URLs replaced by ``***``."""
-    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def _leaves(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -58,6 +58,8 @@ def model_card(record: dict[str, Any]) -> str:
         seed=recipe["seed"],
         first=record["train_loss_nats"][0][1],
         last=record["train_loss_nats"][-1][1],
-        held_out=", ".join(f"{bits:.2f} bits per token on {key}" for key, bits in record["held_out_bits_per_token"].items()),
+        held_out=", ".join(
+            f"{bits:.2f} bits per token on {key}" for key, bits in record["held_out_bits_per_token"].items()
+        ),
         sha=record["weights_sha256"],
     )

@@ -30,7 +30,9 @@ _corpus = functools.cache(mine_corpus)
 OnStep = Callable[[int, int, float], None]
 
 
-def pretrain(recipes: ZooRecipes, name: str, out: Path, on_step: OnStep = lambda step, steps, loss: None) -> dict[str, Any]:
+def pretrain(
+    recipes: ZooRecipes, name: str, out: Path, on_step: OnStep = lambda step, steps, loss: None
+) -> dict[str, Any]:
     """Makes one toy model; the same recipe, package versions and machine type give the same weights.
 
     Args:

@@ -16,6 +16,7 @@ import pytest
 import damoc
 from conftest import Finished, small_config
 from damoc.errors import DamocError
+from damoc.selection.record import SelectionRecord
 from damoc.stages.context import Context
 
 pytestmark = pytest.mark.slow
@@ -39,8 +40,7 @@ def test_it_ranks_registers_and_reports(finished: Finished) -> None:
 
 def test_tuning_taught_the_proxies_something(finished: Finished) -> None:
     for item in finished.selection.record.candidates:
-        losses = [point["train_loss"] for point in item.history]
-        assert losses[-1] < losses[0]
+        assert item.metrics["bits_per_byte"] < item.zero_shot["bits_per_byte"]
 
 
 def test_the_winner_loads_from_the_registry_and_answers(finished: Finished) -> None:
@@ -58,7 +58,7 @@ def test_the_winner_loads_from_the_registry_and_answers(finished: Finished) -> N
         "import sys, mlflow\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
         "model = mlflow.pyfunc.load_model(sys.argv[2])\n"
-        "rows = [{'instruction': 'Explain what this operation does.', 'input': 's3 PutObject'}]\n"
+        "rows = [{'instruction': 'Which operation of s3 does this?', 'input': 'Adds an object to a bucket.'}]\n"
         "print('ANSWER', model.predict(rows, params={'max_new_tokens': 12})[0])\n"
     )
     uri = f"models:/{registered['model']}@champion"
@@ -89,16 +89,27 @@ def test_mlflow_holds_parent_children_dataset_curves_and_artifacts(finished: Fin
         assert "bits_per_byte" in run.data.metrics and "zero_shot/bits_per_byte" in run.data.metrics
 
 
-def test_a_rerun_reuses_every_step(finished: Finished) -> None:
-    events: list[dict[str, Any]] = []
+def test_a_rerun_on_the_command_line_reuses_every_step_and_exports(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     started = time.perf_counter()
-    again = damoc.select(finished.config, on_event=lambda event: events.append(dict(event)))
-    steps = [event for event in events if event["event"] == "step"]
-    assert len(steps) == 3 + 2 * 4 + 2
-    assert all(event["reused"] for event in steps)
-    assert again.record.evidence == finished.selection.record.evidence
-    assert again.record.registration["version"] == finished.selection.record.registration["version"]
+    command = [sys.executable, "-m", "damoc", "select", str(finished.config), "--json", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr
     assert time.perf_counter() - started < finished.seconds
+    record = SelectionRecord.from_json(json.loads(done.stdout))
+    costs = [*record.costs.values(), *(cost for item in record.candidates for cost in item.costs.values())]
+    assert len(costs) == 4 + 2 * 4
+    assert all(cost.reused for cost in costs)
+    assert record.evidence == finished.selection.record.evidence
+    assert record.registration["version"] == finished.selection.record.registration["version"]
+    assert {path.name for path in out.iterdir()} == {
+        "metrics.json",
+        "ranking.csv",
+        "curves.csv",
+        "funnel.csv",
+        "report.html",
+    }
+    assert json.loads((out / "metrics.json").read_text())["winner"] == record.winner
 
 
 def test_two_fresh_runs_have_the_same_evidence(finished: Finished, tmp_path: Path) -> None:
@@ -126,7 +137,7 @@ def test_a_candidate_that_fails_does_not_sink_the_others(finished: Finished, tmp
         (broken / file.name).write_bytes(file.read_bytes())
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    selection = damoc.select(_three(tmp_path, model=str(broken)))
+    selection = damoc.select(_three(tmp_path, model=str(broken)), [f"workspace={finished.config.parent}/work"])
     failed = selection.record.candidate("broken")
     assert failed.status in {"incompatible", "error"} and failed.reason
     assert failed.rank is None
@@ -141,14 +152,17 @@ def yaml_candidate(config: Path, index: int) -> str:
 
 
 def test_fewer_than_two_that_finish_is_an_error_with_a_report(finished: Finished, tmp_path: Path) -> None:
-    config = small_config(tmp_path, tuning={"timeout_minutes": 1e-9, "epochs": 1, "dtype": "float32"})
+    tuning = {"timeout_minutes": 1e-9, "epochs": 1, "dtype": "float32", "max_length": 128, "batch_size": 8}
+    config = small_config(tmp_path, tuning=tuning)
     with pytest.raises(DamocError, match="Fewer than 2 candidates finished") as caught:
         damoc.select(config)
     assert "timeout" in str(caught.value)
     folder = next((tmp_path / "work" / "selections").iterdir())
     assert "timeout" in (folder / "report.html").read_text(encoding="utf-8")
     context = Context.open(f"{folder}/config.json", folder.name)
-    assert {run.info.status for run in context.tracker.client.search_runs([context.tracker.experiment_id])} == {"FAILED"}
+    assert {run.info.status for run in context.tracker.client.search_runs([context.tracker.experiment_id])} == {
+        "FAILED"
+    }
 
 
 def test_an_interrupted_selection_is_closed_as_killed_and_resumes(tmp_path: Path) -> None:
@@ -170,13 +184,3 @@ def test_an_interrupted_selection_is_closed_as_killed_and_resumes(tmp_path: Path
     damoc.select(config, on_event=lambda event: resumed.append(dict(event)))
     reused = {event["name"] for event in resumed if event["event"] == "step" and event["reused"]}
     assert {"prepare_data", "filter_rows", "condense_rows"} <= reused
-
-
-def test_the_command_line_prints_json_and_exports(finished: Finished, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "damoc", "select", str(finished.config), "--json", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"})
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["winner"] == finished.selection.winner
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"metrics.json", "ranking.csv", "curves.csv", "funnel.csv", "report.html"}
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["winner"] == finished.selection.winner

@@ -90,13 +90,16 @@ def test_parent_and_children_are_found_again(make: Make, tracker: Tracker) -> No
     assert params == {"seed": "17", "tuning.epochs": "1", "later": "true"}
     run = tracker.client.get_run(child)
     assert run.data.params == {"layers.keep": "[0, 1]"}
-    assert run.data.tags.items() >= {
-        "mlflow.parentRunId": parent,
-        "damoc.kind": "candidate",
-        "damoc.candidate_id": "tiny",
-        "damoc.selection_id": "sel-1",
-        "licence": "mit",
-    }.items()
+    assert (
+        run.data.tags.items()
+        >= {
+            "mlflow.parentRunId": parent,
+            "damoc.kind": "candidate",
+            "damoc.candidate_id": "tiny",
+            "damoc.selection_id": "sel-1",
+            "licence": "mit",
+        }.items()
+    )
 
 
 def test_selections_in_one_experiment_stay_apart(make: Make, tracker: Tracker) -> None:
@@ -271,7 +274,9 @@ def test_a_deleted_experiment_is_named(make: Make, tracker: Tracker) -> None:
 
 
 def test_parameters_are_flattened_and_nothing_is_cut() -> None:
-    flat = flatten({"a": {"b": {"c": 1}, "list": [1, "x"]}, "none": None, "r@1": 1, "r_1": 2, "empty": {}, "t": "é" * 501})
+    flat = flatten(
+        {"a": {"b": {"c": 1}, "list": [1, "x"]}, "none": None, "r@1": 1, "r_1": 2, "empty": {}, "t": "é" * 501}
+    )
     assert flat["a.b.c"] == "1"
     assert flat["a.list"] == '[1, "x"]'
     assert flat["none"] == "null"

@@ -27,9 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
     env = {**os.environ, "DVC_NO_ANALYTICS": "1", "HOME": str(home)}
     for args in (["init", "--no-scm"], ["add", "raw.jsonl", "folder"], ["repro"]):
-        subprocess.run(
-            [sys.executable, "-m", "dvc", *args, "--quiet"], cwd=root, env=env, check=True, timeout=120
-        )
+        subprocess.run([sys.executable, "-m", "dvc", *args, "--quiet"], cwd=root, env=env, check=True, timeout=120)
     return root
 
 

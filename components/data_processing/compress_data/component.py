@@ -1,16 +1,15 @@
 """Choose the training rows that stand for all of them and drop the words that a reader foresees."""
 
-from kfp import dsl
-
 from damoc_components.image import damoc_image
+from kfp import dsl
 
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)
 def compress_data(config_uri: str, selection_id: str, prepared: str) -> str:
     """Choose the training rows that stand for all of them and drop the words that a reader foresees.
 
-    Filters by the configured method (k-center greedy, random, ...), condenses by token perplexity, and puts back whatever a
-    BERTScore gate refuses.
+    Filters by the configured method (k-center greedy, random, ...), condenses by token perplexity, and puts back
+    whatever a BERTScore gate refuses.
 
     Args:
         config_uri: Config that ``damoc select`` published: a path or an s3:// URI.

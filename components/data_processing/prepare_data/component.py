@@ -1,8 +1,7 @@
 """Read, validate, split and fingerprint the domain dataset."""
 
-from kfp import dsl
-
 from damoc_components.image import damoc_image
+from kfp import dsl
 
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)

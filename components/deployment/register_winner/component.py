@@ -1,8 +1,7 @@
 """Register the winner in MLflow as a version that loads back, and move the alias to it."""
 
-from kfp import dsl
-
 from damoc_components.image import damoc_image
+from kfp import dsl
 
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)

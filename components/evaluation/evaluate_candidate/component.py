@@ -1,8 +1,7 @@
 """Score a fine-tuned proxy, and the untouched candidate before any training, on held-out rows."""
 
-from kfp import dsl
-
 from damoc_components.image import damoc_image
+from kfp import dsl
 
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Make a candidate's proxy: measure layer importance, prune the least important layers, merge them back sparsely."""
 
-from kfp import dsl
-
 from damoc_components.image import damoc_image
+from kfp import dsl
 
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Fine-tune a candidate's proxy on the compressed rows with LoRA."""
 
-from kfp import dsl
-
 from damoc_components.image import damoc_image
+from kfp import dsl
 
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)

@@ -135,7 +135,9 @@ def _question(op: Operation) -> str:
 def _without_name(text: str, op: Operation) -> str:
     short = re.sub(r"^(Amazon|AWS)\s+", "", op.service_name)
     acronym = re.search(r"\(([A-Z]{2,})\)", op.service_name)
-    for name in sorted({op.service_name, short, op.service, *([acronym.group(1)] if acronym else [])}, key=len, reverse=True):
+    for name in sorted(
+        {op.service_name, short, op.service, *([acronym.group(1)] if acronym else [])}, key=len, reverse=True
+    ):
         text = re.sub(rf"\b(?:Amazon |AWS )?{re.escape(name)}\b", "the service", text, flags=re.IGNORECASE)
     return text
 

@@ -9,7 +9,8 @@ _BLOCKS = {"p", "li", "dt", "dd", "br", "note", "important", "ul", "ol", "dl", "
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(`])")
 _BOILERPLATE = re.compile(
     r"^(for (more|additional|further|an? )|see also|see the|to (learn|see|find) more|the following (examples?|code)|"
-    r"this (operation|api|action) is (deprecated|not)|to use this (operation|api)|you must have|if you (are|'re) using)",
+    r"this (operation|api|action) is (deprecated|not)|to use this (operation|api)|you must have|"
+    r"if you (are|'re) using)",
     re.IGNORECASE,
 )
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:`~?([^`<]+?)(?:\s*<[^>]*>)?`")
