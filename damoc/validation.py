@@ -12,7 +12,6 @@ from damoc.evaluation.registry import metric_of, task_named
 from damoc.filters.registry import filter_named
 from damoc.models.load import check_model_files
 from damoc.signals.embedding import PACKAGED
-from damoc.tracking import storage
 
 _REWRITTEN = "python3"
 """kfp.local replaces this word wherever it stands in a task's command line, paths included."""
@@ -30,7 +29,10 @@ def validate(config: SelectionConfig, where: str, read_data: bool = True) -> Non
         DamocError: every problem found, each with place and mend.
     """
     problems = [*_check_names(config, where), *_check_workspace(config, where), *_check_models(config, where)]
-    if read_data and _has_local_files(config):
+    files = [Path(source) for source in _sources(config) if source.startswith("/")]
+    missing = [file for file in files if not file.exists()]
+    problems += [Problem(f"{file} does not exist", f"{where} field dataset", "check the path") for file in missing]
+    if read_data and files and not missing:
         from damoc.data.dataset import load_dataset
 
         problems += _problems_of(load_dataset, config.dataset, config.seed)
@@ -96,13 +98,11 @@ def _check_models(config: SelectionConfig, where: str) -> list[Problem]:
     return problems
 
 
-def _has_local_files(config: SelectionConfig) -> bool:
+def _sources(config: SelectionConfig) -> list[str]:
     splits = config.dataset.splits
     if isinstance(splits, SplitSources):
-        sources = [source for source in (splits.train, splits.valid, splits.test) if source]
-    else:
-        sources = [config.dataset.source or ""]
-    return all(source.startswith("/") and not storage.is_remote(source) for source in sources)
+        return [source for source in (splits.train, splits.valid, splits.test) if source]
+    return [config.dataset.source or ""]
 
 
 def _problems_of(function: Callable[..., Any], *args: Any) -> list[Problem]:

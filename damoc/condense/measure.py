@@ -85,7 +85,8 @@ def _owners(text: str, offsets: Sequence[tuple[int, int]], words: Sequence[Word]
     """Index of the word in which each token's last character lies, white space aside, -1 for white space: int64 (tokens,)."""
     starts = np.array([word.start for word in words], dtype=np.int64)
     ends = np.array([word.end for word in words], dtype=np.int64)
-    last = np.array([start + len(text[start:end].rstrip()) - 1 for start, end in offsets], dtype=np.int64)
+    ends_at = ((start, len(text[start:end].rstrip())) for start, end in offsets)
+    last = np.array([start + size - 1 if size else -1 for start, size in ends_at], dtype=np.int64)
     if len(words) == 0 or len(last) == 0:
         return np.full(len(last), -1, dtype=np.int64)
     owner = np.searchsorted(starts, last, side="right") - 1

@@ -52,9 +52,12 @@ def answer_losses(
 
 def token_losses(model: Any, padded: dict[str, torch.Tensor]) -> torch.Tensor:
     """Nats of each label given what stands before it: float32 (rows, length - 1), 0 where the label is -100."""
+    import torch
     from torch.nn import functional
 
     output = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False)
-    logits = output.logits[:, :-1].float()
     labels = padded["labels"][:, 1:]
-    return functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
+    scored = labels != -100
+    logits = output.logits[:, :-1][scored].float()  # float32 for the answers only: prompts are long, vocabularies large
+    nats = functional.cross_entropy(logits, labels[scored], reduction="none")
+    return torch.zeros(labels.shape, dtype=torch.float32, device=labels.device).masked_scatter(scored, nats)

@@ -32,6 +32,14 @@ def encoder_identity(encoder: str) -> str:
     return sha256_json(hash_tree(folder)) if folder.is_dir() else encoder
 
 
+def encoder_error(encoder: str, error: Exception) -> DamocError:
+    """What the user is told when an encoder cannot be loaded."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return DamocError(
+        f"the encoder cannot be loaded: {reason}", encoder, f"use {PACKAGED}, or a folder with safetensors weights"
+    )
+
+
 def embed(
     texts: Sequence[str],
     encoder: str,
@@ -48,12 +56,18 @@ def embed(
 
     Returns:
         float32 array of shape (N, dimensions), L2-normalised.
+
+    Raises:
+        DamocError: the encoder cannot be loaded.
     """
 
     def compute(missing: Sequence[str]) -> Iterator[np.ndarray]:
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(encoder_folder(encoder))
+        try:
+            model = SentenceTransformer(encoder_folder(encoder), model_kwargs={"use_safetensors": True})
+        except (OSError, ValueError) as error:
+            raise encoder_error(encoder, error) from error
         for start in range(0, len(missing), _BATCH):
             yield model.encode(
                 list(missing[start : start + _BATCH]),
