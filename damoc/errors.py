@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class DamocError(Exception):
         error.args = ("\n".join(str(problem) for problem in problems),)
         return error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_problems, (self.problems,)
+
 
 class InfrastructureError(DamocError):
     """The workspace, the object store or the tracking server failed: no candidate is to blame, so the run stops."""
@@ -65,3 +69,6 @@ class CandidateError(Exception):
         self.status = status
         self.reason = reason
         super().__init__(f"{status}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, self.reason)

@@ -40,7 +40,8 @@ class Progress:
             return
         rate = done / max(now - self._started, 1e-6)
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        print(f"{self.stage} {self.label} {done:,}/{total:,} {self.unit} ({rate:,.1f}/s{left})", flush=True)
+        name = f"{self.stage} {self.label}".rstrip()
+        print(f"{name} {done:,}/{total:,} {self.unit} ({rate:,.1f}/s{left})", flush=True)
 
 
 def emit(event: str, **values: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from damoc.evaluation.registry import metric_of, task_named
 from damoc.filters.registry import filter_named
 from damoc.models.load import check_model_files
 from damoc.signals.embedding import PACKAGED
+from damoc.tracking import storage
 
 _REWRITTEN = "python3"
 """kfp.local replaces this word wherever it stands in a task's command line, paths included."""
@@ -57,6 +59,14 @@ def _check_names(config: SelectionConfig, where: str) -> list[Problem]:
 
 def _check_workspace(config: SelectionConfig, where: str) -> list[Problem]:
     place = f"{where} field workspace"
+    if storage.is_remote(config.workspace) and not (config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        return [
+            Problem(
+                f"the workspace {config.workspace} has no place for MLflow's SQLite database",
+                f"{where} field tracking.uri",
+                "name an MLflow server, or set MLFLOW_TRACKING_URI",
+            )
+        ]
     if _REWRITTEN in config.workspace:
         return [
             Problem(

@@ -96,13 +96,13 @@ def load_model(
     if problem := check_model_files(source, revision):
         raise DamocError(problem, source, "mend the candidate's entry in the config")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = _load_tokenizer(source, **options)
         model, found = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
@@ -122,9 +122,28 @@ def load_model(
             "save or download the whole checkpoint again",
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     model.eval()
     if torch.cuda.is_available():
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))
+
+
+def _load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The tokenizer as its tokenizer.json has it.
+
+    ``AutoTokenizer`` of transformers 5 may take the class of the architecture instead, which keeps the vocabulary but
+    replaces splitting and decoding: such texts lose their spaces without a word (huggingface/transformers#48206).
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import cached_file
+
+    if not trust_remote_code:
+        try:
+            cached_file(source, "tokenizer.json", revision=revision)
+        except OSError:
+            pass
+        else:
+            return PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
+    return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)

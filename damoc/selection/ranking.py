@@ -94,7 +94,7 @@ def explain(standings: Sequence[Standing], metric: str, higher_is_better: bool, 
     sure = f"{confidence * 100:g}%"
     text = (
         f"{leader.candidate_id} has the {direction} {metric} ({leader.score:.4g}) "
-        f"and is best in {leader.p_best:.0%} of the resamples."
+        f"and is best in {leader.p_best * 100:.3g}% of the resamples."
     )
     equals = [standing.candidate_id for standing in standings[1:] if standing.among_best]
     if equals:

@@ -49,13 +49,19 @@ def select_winner(config_uri: str, selection_id: str, prepared: str, data: str, 
         context.tracker.log_metrics(
             run,
             {f"cost/{name}_seconds": cost.seconds for name, cost in record.costs.items()}
-            | {f"rank/{item.candidate_id}": float(item.rank) for item in record.candidates if item.rank},
+            | {f"rank/{item.candidate_id}": float(item.rank) for item in record.candidates if item.rank}
+            | (
+                {f"winner/{record.metric}": record.candidate(record.winner).metrics[record.metric]}
+                if record.winner
+                else {}
+            ),
         )
         context.tracker.set_tags(
             run,
             {
                 "damoc.winner": record.winner or "none",
                 "damoc.why": record.why,
+                "mlflow.note.content": record.why,
                 "damoc.evidence_sha256": record.evidence_sha256,
             },
         )

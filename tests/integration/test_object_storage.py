@@ -18,6 +18,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from conftest import small_config
+from damoc import select
 from damoc.config import DatasetConfig
 from damoc.data.dataset import load_dataset
 from damoc.errors import DamocError, InfrastructureError
@@ -227,3 +229,28 @@ def test_a_half_uploaded_or_changed_step_is_not_taken(bucket: str) -> None:
     assert store.find(step) is None
     assert not store.run(step, work).reused
     assert (result.path() / "out.txt").read_text(encoding="utf-8") == "hello"
+
+
+@pytest.mark.slow
+def test_a_selection_with_data_and_workspace_in_a_bucket(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    config = small_config(tmp_path)
+    storage.write_bytes(f"{bucket}/data/rows.jsonl", (tmp_path / "rows.jsonl").read_bytes())
+    settings = [
+        f"workspace={bucket}/work",
+        f"dataset.source={bucket}/data/rows.jsonl",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    ]
+    selection = select(config, settings)
+    assert selection.winner in {"llama", "neox"}
+    assert selection.report.startswith(f"{bucket}/work/selections/")
+    assert selection.winner.encode() in storage.read_bytes(selection.report)
+    markers = [uri for uri in storage.list_uris(f"{bucket}/work/steps") if uri.endswith(MARKER)]
+    assert len(markers) == 3 + 2 * 4 + 2
+
+
+def test_a_workspace_in_a_bucket_needs_a_tracking_server(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(DamocError, match="tracking.uri"):
+        select(small_config(tmp_path), [f"workspace={bucket}/work"])

@@ -123,7 +123,9 @@ def kept_of(original: str, condensed: str) -> np.ndarray:
 
 def gate(pairs: list[tuple[str, str]], layer: int = 5, encoder: str = PACKAGED) -> np.ndarray:
     texts = [original for original, _ in pairs]
-    return bertscore_f1(texts, [split_words(text) for text in texts], [kept_of(*pair) for pair in pairs], encoder, layer)
+    return bertscore_f1(
+        texts, [split_words(text) for text in texts], [kept_of(*pair) for pair in pairs], encoder, layer
+    )
 
 
 def test_the_gate_gives_the_f1_of_the_bert_score_library():

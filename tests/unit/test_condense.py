@@ -157,7 +157,9 @@ ROWS = [
     Example("span", "When is the name free?", CONTEXT, "after which the name of the cluster is free"),
     Example("open", "Describe the operation in a few plain words, please.", "", CONTEXT),
     Example("short", "Say it.", "too short a text", "fine"),
-    Example("unicode", "翻訳してください", "Café naïve — 東京 and the 😀 of the people that were there with us today", "ok"),
+    Example(
+        "unicode", "翻訳してください", "Café naïve — 東京 and the 😀 of the people that were there with us today", "ok"
+    ),
 ]
 
 
@@ -174,7 +176,9 @@ def test_condensing_drops_words_and_keeps_numbers_labels_and_gold_spans(loaded):
     assert "5 minutes." in condensed[0].input
     assert ROWS[1].output in condensed[1].input
     assert condensed[3] == ROWS[3]
-    assert [(entry["id"], entry["part"]) for entry in record] == [(name, "input") for name in ("closed", "span", "unicode")]
+    assert [(entry["id"], entry["part"]) for entry in record] == [
+        (name, "input") for name in ("closed", "span", "unicode")
+    ]
     assert all(entry["passed"] for entry in record)
 
 

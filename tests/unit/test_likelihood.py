@@ -10,7 +10,13 @@ from damoc.models.batching import pad_batch
 from damoc.models.likelihood import answer_losses, token_losses
 
 TOYS = ["tiny-llama-cloud", "tiny-gemma2-mixed", "tiny-neox-stdlib", "tiny-qwen3-science", "tiny-mistral-learning"]
-ANSWERS = ["Deletes the cluster.", "no", "Lists every node of the group, page by page, with its state.", "東京 😀", "a " * 40]
+ANSWERS = [
+    "Deletes the cluster.",
+    "no",
+    "Lists every node of the group, page by page, with its state.",
+    "東京 😀",
+    "a " * 40,
+]
 
 
 def encoded(loaded):
@@ -63,5 +69,7 @@ def test_positions_outside_the_answer_cost_nothing(toy):
 def test_progress_counts_rows_up_to_all_of_them(toy):
     seen = []
     loaded = toy("tiny-reference")
-    answer_losses(loaded.model, encoded(loaded), 2, batch_size=2, on_progress=lambda done, total: seen.append((done, total)))
+    answer_losses(
+        loaded.model, encoded(loaded), 2, batch_size=2, on_progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(2, 5), (4, 5), (5, 5)]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from damoc.errors import DamocError
-from damoc.models import load
 from damoc.models.load import check_model_files, load_model, model_identity
 
+TOYS = sorted(path.name for path in (Path(__file__).parents[2] / "zoo").glob("tiny-*"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -101,6 +102,26 @@ def test_weights_of_another_shape_are_refused(folder):
     assert "cannot be loaded" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_a_tokenizer_does_what_its_file_says_whatever_the_architecture(toy, zoo, name):
+    text = "Deletes the cluster, 東京 😀.  And 12345 don't\n\n x_y (z)"
+    tokenizer = toy(name).tokenizer
+    ids = tokenizer(text)["input_ids"]
+    assert ids == Tokenizer.from_file(str(zoo / name / "tokenizer.json")).encode(text).ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_tokenizer_of_another_kind_than_tokenizer_json_still_loads(folder):
+    parts = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(parts["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in parts["merges"]))
+    (folder / "tokenizer.json").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "GPT2Tokenizer"}))
+    tokenizer = load_model(str(folder)).tokenizer
+    assert tokenizer.decode(tokenizer("Deletes the cluster.")["input_ids"]) == "Deletes the cluster."
+
+
 def test_a_tokenizer_without_padding_pads_with_its_end(folder):
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
@@ -182,7 +203,3 @@ def test_the_identity_of_a_model_leaves_out_its_place_and_its_story(folder, tmp_
 
 def test_the_identity_of_a_hub_model_is_its_id_and_commit():
     assert len({model_identity(*pair) for pair in [("a/b", COMMIT), ("a/c", COMMIT), ("a/b", COMMIT[::-1])]}) == 3
-
-
-def test_what_the_module_exports_is_there():
-    assert load.LoadedModel.__doc__

@@ -13,7 +13,9 @@ texts = st.text(alphabet="aé東😀 .\nmno", max_size=30)
 
 
 def row(output: str = "Deletes the cluster.", **parts: Any) -> Example:
-    return Example("row", parts.pop("instruction", "What does it do?"), parts.pop("input", "DeleteCluster"), output, **parts)
+    return Example(
+        "row", parts.pop("instruction", "What does it do?"), parts.pop("input", "DeleteCluster"), output, **parts
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,10 @@ def test_the_ids_are_those_of_prompt_and_answer_written_in_one_go(loaded):
     encoded = encode(tokenizer, row(), 512)
     whole = tokenizer(render_prompt("What does it do?", "DeleteCluster") + " Deletes the cluster.")["input_ids"]
     assert list(encoded.ids) == [*whole, tokenizer.eos_token_id]
-    assert tokenizer.decode(encoded.ids[encoded.answer_start :], skip_special_tokens=True).strip() == "Deletes the cluster."
+    assert (
+        tokenizer.decode(encoded.ids[encoded.answer_start :], skip_special_tokens=True).strip()
+        == "Deletes the cluster."
+    )
 
 
 def test_the_end_token_follows_the_answer_only_where_it_is_asked_for(loaded):
