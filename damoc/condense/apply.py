@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from damoc.condense.words import Word
 
 
-def rebuild(text: str, words: Sequence[Word], kept: np.ndarray) -> str:
+def rebuild(text: str, words: Sequence[Word], kept: NDArray[Any]) -> str:
     """The kept words with the white space that stood before them; a line break in a dropped stretch stays one.
 
     Args:

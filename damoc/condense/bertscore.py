@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.condense.words import Word
 from damoc.errors import DamocError
@@ -17,7 +18,7 @@ _LONGEST = 512
 _PAIRS = 256
 
 
-def windowed_pairs(text: str, words: Sequence[Word], kept: np.ndarray) -> list[tuple[str, str, int, int]]:
+def windowed_pairs(text: str, words: Sequence[Word], kept: NDArray[Any]) -> list[tuple[str, str, int, int]]:
     """Aligned stretches of at most 150 words, so that no encoder cuts either side silently.
 
     Returns:
@@ -34,8 +35,8 @@ def windowed_pairs(text: str, words: Sequence[Word], kept: np.ndarray) -> list[t
 
 
 def bertscore_f1(
-    texts: Sequence[str], words: Sequence[Sequence[Word]], kept: Sequence[np.ndarray], encoder: str, layer: int
-) -> np.ndarray:
+    texts: Sequence[str], words: Sequence[Sequence[Word]], kept: Sequence[NDArray[Any]], encoder: str, layer: int
+) -> NDArray[Any]:
     """BERTScore F1 (Zhang et al., ICLR 2020) of each condensed text against its original, not rescaled.
 
     Long texts are scored in aligned stretches; recall is averaged by original words, precision by condensed words. A

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 
-def keep_words(surprise: np.ndarray, protected: np.ndarray, rate: float) -> np.ndarray:
+def keep_words(surprise: NDArray[Any], protected: NDArray[Any], rate: float) -> NDArray[Any]:
     """Keeps the protected words and then the most surprising ones until the share ``rate`` of all words is reached.
 
     At least one word stays.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.condense.apply import rebuild
 from damoc.condense.bertscore import bertscore_f1
@@ -96,7 +97,7 @@ def _decide(
     loaded: LoadedModel,
     max_length: int,
     on_progress: OnProgress,
-) -> dict[tuple[int, str], np.ndarray]:
+) -> dict[tuple[int, str], NDArray[Any]]:
     keys = list(texts)
     surprise = dict(
         zip(

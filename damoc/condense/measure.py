@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.condense.words import Word
 from damoc.data.prompts import Encoded
@@ -32,7 +33,7 @@ def word_surprises(
     conditions: Sequence[str] | None = None,
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """The largest token surprise within each word; words are measured, so that the result fits every tokenizer.
 
     A text longer than the model reads is scored in windows that overlap by 32 tokens (half a window, where windows
@@ -54,7 +55,7 @@ def word_surprises(
     starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     start_id = next(token for token in starts if token is not None)
     windows: list[_Window] = []
-    owners: list[np.ndarray] = []
+    owners: list[NDArray[Any]] = []
     for index, (text, own) in enumerate(zip(texts, words, strict=True)):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         owners.append(_owners(text, encoded["offset_mapping"], own))
@@ -73,7 +74,7 @@ def word_surprises(
             if first >= len(ids):
                 break
     losses = answer_losses(model, [window.row for window in windows], tokenizer.pad_token_id, batch_size, on_progress)
-    surprises = [np.zeros(len(own), dtype=np.float32) for own in words]
+    surprises: list[NDArray[Any]] = [np.zeros(len(own), dtype=np.float32) for own in words]
     for window, nats in zip(windows, losses, strict=True):
         owner = owners[window.text][window.first_token : window.first_token + len(nats)]
         known = owner >= 0
@@ -81,8 +82,8 @@ def word_surprises(
     return surprises
 
 
-def _owners(text: str, offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> np.ndarray:
-    """Index of the word in which each token's last character lies, white space aside, -1 for white space: int64 (tokens,)."""
+def _owners(text: str, offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> NDArray[Any]:
+    """Word of each token's last visible character, -1 where it has none: int64 (tokens,)."""
     starts = np.array([word.start for word in words], dtype=np.int64)
     ends = np.array([word.end for word in words], dtype=np.int64)
     ends_at = ((start, len(text[start:end].rstrip())) for start, end in offsets)

@@ -35,8 +35,10 @@ class Word:
 
 
 def split_words(text: str, spans: Sequence[str] = ()) -> list[Word]:
-    """The words of a text; numbers, units, negations, comparatives, names, quotations, code, options and questions
-    are protected, and so is every word of the given spans (the options, the gold answer inside its context).
+    """The words of a text, and which of them are protected.
+
+    Protected are numbers, units, negations, comparatives, names, quotations, code, options, list items and questions,
+    and every word of the given spans (the options, the gold answer inside its context).
 
     Args:
         text: any text.

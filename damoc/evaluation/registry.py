@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.data.example import Example
 from damoc.errors import DamocError
@@ -28,8 +29,8 @@ class RowScores:
         denominator: float64 (rows,), e.g. bytes of the answer, or 1.
     """
 
-    numerator: np.ndarray
-    denominator: np.ndarray
+    numerator: NDArray[Any]
+    denominator: NDArray[Any]
 
     def score(self) -> float:
         """The metric over all rows."""

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.errors import DamocError
 
@@ -29,7 +30,7 @@ class RowChoice:
     trace: tuple[float, ...] = ()
 
 
-Decide = Callable[[Mapping[str, np.ndarray], int, np.random.Generator], RowChoice]
+Decide = Callable[[Mapping[str, NDArray[Any]], int, np.random.Generator], RowChoice]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def filter_named(name: str) -> Filter:
     return known[name]
 
 
-def choose(method: Filter, signals: Mapping[str, np.ndarray], budget: int, seed: int) -> RowChoice:
+def choose(method: Filter, signals: Mapping[str, NDArray[Any]], budget: int, seed: int) -> RowChoice:
     """Runs a filter's decide and checks that it kept its promise: ``budget`` distinct rows.
 
     Args:

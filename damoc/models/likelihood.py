@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.data.prompts import Encoded
 from damoc.models.batching import length_batches, pad_batch
@@ -20,7 +21,7 @@ def answer_losses(
     pad_id: int,
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """Negative log-likelihood of every answer token.
 
     Args:
@@ -36,7 +37,7 @@ def answer_losses(
     import torch
 
     device = str(next(model.parameters()).device)
-    losses: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(rows)
+    losses: list[NDArray[Any]] = [np.zeros(0, dtype=np.float32)] * len(rows)
     done = 0
     with torch.inference_mode():
         for batch in length_batches(rows, batch_size):

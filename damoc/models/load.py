@@ -103,7 +103,7 @@ def load_model(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = _load_tokenizer(source, **options)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loading: Any = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
     except (MemoryError, torch.OutOfMemoryError):
@@ -115,6 +115,7 @@ def load_model(
             source,
             "check folder, id and revision, and that the hub can be reached",
         ) from error
+    model, found = loading
     if absent := sorted(found["missing_keys"]):
         raise DamocError(
             f"{len(absent)} weights of the model are missing, the first is {absent[0]}",
@@ -137,13 +138,14 @@ def _load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) 
     replaces splitting and decoding: such texts lose their spaces without a word (huggingface/transformers#48206).
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
+    options: dict[str, Any] = {"revision": revision}
     if not trust_remote_code:
         try:
-            cached_file(source, "tokenizer.json", revision=revision)
+            cached_file(source, "tokenizer.json", **options)
         except OSError:
             pass
         else:
-            return PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
-    return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+            return PreTrainedTokenizerFast.from_pretrained(source, **options)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)

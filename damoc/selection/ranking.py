@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _CHUNK = 256
 
@@ -34,7 +36,7 @@ class Standing:
 
 
 def rank(
-    rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    rows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
     higher_is_better: bool,
     confidence: float,
     resamples: int,
@@ -104,7 +106,9 @@ def explain(standings: Sequence[Standing], metric: str, higher_is_better: bool, 
     return text
 
 
-def _resample(numerators: np.ndarray, denominators: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _resample(
+    numerators: NDArray[Any], denominators: NDArray[Any], resamples: int, rng: np.random.Generator
+) -> NDArray[Any]:
     """The metric on resampled rows: float64 (resamples, candidates)."""
     count = len(numerators)
     parts = []

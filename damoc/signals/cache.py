@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.hashing import sha256_json, sha256_text
 
@@ -32,9 +33,9 @@ class SignalCache:
     def measure(
         self,
         texts: Sequence[str],
-        compute: Callable[[Sequence[str]], Iterable[np.ndarray]],
+        compute: Callable[[Sequence[str]], Iterable[NDArray[Any]]],
         on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> np.ndarray:
+    ) -> NDArray[Any]:
         """Values of all texts; only texts not measured before are computed.
 
         Args:
@@ -59,14 +60,14 @@ class SignalCache:
             on_progress(len(texts) - len(todo) + done, len(texts))
         return np.stack([known[key] for key in keys]).astype(np.float32) if keys else np.zeros((0, 0), np.float32)
 
-    def _load(self) -> dict[str, np.ndarray]:
-        known: dict[str, np.ndarray] = {}
+    def _load(self) -> dict[str, NDArray[Any]]:
+        known: dict[str, NDArray[Any]] = {}
         for path in sorted(self.folder.glob("*.npz")):
             with np.load(path, allow_pickle=False) as stored:
                 known.update(zip(stored["keys"].tolist(), stored["values"], strict=True))
         return known
 
-    def _append(self, keys: Sequence[str], values: np.ndarray) -> None:
+    def _append(self, keys: Sequence[str], values: NDArray[Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=self.folder, suffix=".part")
         with os.fdopen(handle, "wb") as stream:

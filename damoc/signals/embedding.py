@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from damoc.errors import DamocError
 from damoc.hashing import hash_tree, sha256_json
@@ -45,7 +46,7 @@ def embed(
     encoder: str,
     cache: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Unit-length sentence embeddings.
 
     Args:
@@ -61,7 +62,7 @@ def embed(
         DamocError: the encoder cannot be loaded.
     """
 
-    def compute(missing: Sequence[str]) -> Iterator[np.ndarray]:
+    def compute(missing: Sequence[str]) -> Iterator[NDArray[Any]]:
         from sentence_transformers import SentenceTransformer
 
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.condense.examples import condense_examples
 from damoc.data.example import Example
@@ -61,7 +62,7 @@ def filter_rows(context: Context, prepared: StepResult) -> StepResult:
 
     def work(folder: Path) -> Mapping[str, Any]:
         rows = read_examples(prepared.path() / "train.jsonl")
-        signals: dict[str, np.ndarray] = {"rows": np.arange(len(rows))}
+        signals: dict[str, NDArray[Any]] = {"rows": np.arange(len(rows))}
         if "embedding" in method.signals:
             texts = ["\n".join(part for part in (row.instruction, row.input, row.output) if part) for row in rows]
             signals["embedding"] = embed(texts, config.encoder, context.signals, Progress(NAME, "embedding", "rows"))
@@ -140,7 +141,7 @@ def _count_tokens(loaded: LoadedModel, rows: Sequence[Example]) -> int:
     return sum(len(ids) for ids in loaded.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _signal_hash(values: np.ndarray) -> str:
+def _signal_hash(values: NDArray[Any]) -> str:
     return sha256_json({"shape": list(values.shape), "values": np.round(values.astype(np.float64), 4).ravel().tolist()})
 
 

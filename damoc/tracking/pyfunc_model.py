@@ -67,7 +67,8 @@ def _rows(value: Any) -> Sequence[Any]:
             raise MlflowException.invalid_parameter_value(
                 "the table has neither a column 'instruction' nor 'input'; pass [{'instruction': '...'}, ...]"
             )
-        return value.to_dict("records")
+        records: list[Any] = value.to_dict("records")
+        return records
     return [value] if isinstance(value, str | Mapping) else list(value)
 
 

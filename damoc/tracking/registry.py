@@ -192,7 +192,7 @@ def _signature() -> ModelSignature:
 
     from damoc.tracking.pyfunc_model import MAX_NEW_TOKENS
 
-    anything = AnyType()  # type: ignore[no-untyped-call]
+    anything = AnyType()
     inputs = [ColSpec(DataType.string, name, required=False) for name in ("instruction", "input")]
     return ModelSignature(
         inputs=Schema([*inputs, ColSpec(anything, "choices", required=False)]),

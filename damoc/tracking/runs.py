@@ -328,14 +328,14 @@ class Tracker:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-            monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            monitor = SystemMetricsMonitor(
                 run_id,
                 sampling_interval=_SAMPLING_SECONDS,
                 samples_before_logging=1,
                 resume_logging=True,
                 tracking_uri=self.uri,
             )
-            monitor.start()  # type: ignore[no-untyped-call]
+            monitor.start()
             return monitor
         except Exception as error:
             _logger.warning("system metrics are not recorded: %s", redact(str(error)))
@@ -523,7 +523,7 @@ def _create_database(database: Path) -> None:
     draft = database.with_name(f".{database.name}.{os.getpid()}")
     try:
         root = _artifact_root(database)
-        store = SqlAlchemyStore(f"sqlite:///{draft}", root)  # type: ignore[no-untyped-call]
+        store = SqlAlchemyStore(f"sqlite:///{draft}", root)
         store.engine.dispose()
         draft.replace(database)
     finally:

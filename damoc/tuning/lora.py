@@ -153,7 +153,7 @@ def _backward(model: Any, batch: Sequence[Encoded], pad_id: int, device: str) ->
     for indices in length_batches(batch, len(batch), _MICRO_BATCH_TOKENS):
         padded = pad_batch([batch[index] for index in indices], pad_id, device)
         loss: torch.Tensor = token_losses(model, padded).sum() / supervised
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += float(loss.detach())
     return total
 

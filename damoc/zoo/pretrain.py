@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from damoc.data.sources import corpus as mine_corpus
@@ -138,7 +139,7 @@ def _tokenizer(recipes: ZooRecipes, name: str) -> PreTrainedTokenizerFast:
     return train_tokenizer(recipe, sample)
 
 
-def _stream(texts: list[str], tokenizer: PreTrainedTokenizerFast, wanted: int, seed: int) -> np.ndarray:
+def _stream(texts: list[str], tokenizer: PreTrainedTokenizerFast, wanted: int, seed: int) -> NDArray[Any]:
     """Token ids of shuffled texts, an end token after each, until ``wanted`` tokens are there (or no text is left)."""
     pieces: list[list[int]] = []
     size = 0
@@ -152,8 +153,8 @@ def _stream(texts: list[str], tokenizer: PreTrainedTokenizerFast, wanted: int, s
 
 
 def _windows(
-    streams: dict[str, np.ndarray], shares: dict[str, float], tokens: int, length: int, seed: int
-) -> np.ndarray:
+    streams: dict[str, NDArray[Any]], shares: dict[str, float], tokens: int, length: int, seed: int
+) -> NDArray[Any]:
     """Shuffled training windows, int32 of shape (tokens // length, length), drawn from each stream by its share."""
     rng = np.random.default_rng(derive_seed(seed, "windows"))
     drawn = []
@@ -161,8 +162,9 @@ def _windows(
         count = int(tokens * shares[key]) // length
         starts = rng.integers(0, len(streams[key]) - length, size=count)
         drawn.append(np.stack([streams[key][start : start + length] for start in starts]))
-    windows = np.concatenate(drawn)
-    return windows[rng.permutation(len(windows))]
+    windows: NDArray[Any] = np.concatenate(drawn)
+    shuffled: NDArray[Any] = windows[rng.permutation(len(windows))]
+    return shuffled
 
 
 def _cosine(step: int, steps: int, warmup: int) -> float:
@@ -172,7 +174,7 @@ def _cosine(step: int, steps: int, warmup: int) -> float:
 
 
 @torch.no_grad()
-def _bits_per_token(model: torch.nn.Module, tokens: np.ndarray, length: int) -> float:
+def _bits_per_token(model: torch.nn.Module, tokens: NDArray[Any], length: int) -> float:
     count = len(tokens) // length
     rows = torch.from_numpy(tokens[: count * length].reshape(count, length).astype(np.int64))
     losses = [float(model(input_ids=batch, labels=batch, use_cache=False).loss) for batch in rows.split(16)]

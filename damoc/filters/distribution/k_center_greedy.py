@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from damoc.filters.registry import RowChoice, register_filter
 
@@ -15,7 +17,7 @@ from damoc.filters.registry import RowChoice, register_filter
     signals=("embedding",),
     source="Gonzalez 1985; Sener and Savarese, ICLR 2018, arXiv 1708.00489",
 )
-def k_center_greedy(signals: Mapping[str, np.ndarray], budget: int, rng: np.random.Generator) -> RowChoice:
+def k_center_greedy(signals: Mapping[str, NDArray[Any]], budget: int, rng: np.random.Generator) -> RowChoice:
     """Covers the embeddings so that the row farthest from its nearest chosen row is as near as greed can make it.
 
     Starts at the medoid (the row nearest to the mean), so that the choice depends on no seed; ties go to the lowest
@@ -33,9 +35,9 @@ def k_center_greedy(signals: Mapping[str, np.ndarray], budget: int, rng: np.rand
     points = np.ascontiguousarray(signals["embedding"], dtype=np.float64)
     squares = np.einsum("ij,ij->i", points, points)
 
-    def squared_distance(centre: np.ndarray) -> np.ndarray:
-        gaps = squares - 2.0 * (points @ centre) + float(centre @ centre)
-        return np.round(np.clip(gaps, 0.0, None), 9)
+    def squared_distance(centre: NDArray[Any]) -> NDArray[Any]:
+        gaps: NDArray[Any] = squares - 2.0 * (points @ centre) + float(centre @ centre)
+        return np.clip(gaps, 0.0, None).round(9)
 
     chosen = [int(np.argmin(squared_distance(points.mean(axis=0))))]
     nearest = squared_distance(points[chosen[0]])
