@@ -25,7 +25,7 @@ for inherited in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DAMOC_PROGRESS_FILE",
     os.environ.pop(inherited, None)
 
 
-def write_rows(path: Path, services: int = 14) -> None:
+def write_rows(path: Path, services: int = 12) -> None:
     """Real rows for tests: which operation of the first services of botocore does this? Grouped by service."""
     from damoc.data.sources.cloud import service_models
     from damoc.data.sources.text import html_to_text, leading_sentences
@@ -63,7 +63,7 @@ def small_config(folder: Path, **changes: Any) -> Path:
             "alpha": 16,
             "dropout": 0.0,
             "learning_rate": 0.003,
-            "epochs": 4,
+            "epochs": 3,
             "batch_size": 8,
             "max_length": 128,
             "dtype": "float32",

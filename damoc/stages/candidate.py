@@ -99,8 +99,6 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _share_cores() -> None:
-    """Gives each of the loop's workers on this machine its share of the cores."""
+    """Gives each of the loop's workers on this machine its share of the cores, before torch is imported."""
     if workers := int(os.environ.get(LOOP_WORKERS_VARIABLE, "0")):
-        import torch
-
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

@@ -106,7 +106,7 @@ def test_data_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) -> 
 def test_what_a_stage_refuses_reaches_the_terminal_and_closes_the_run(tmp_path: Path) -> None:
     path = _config(tmp_path)
     _rows(tmp_path, [{"instruction": "Only a question."}])
-    _refused(_run("select", str(path), cwd=tmp_path), "rows.jsonl:1", "output")
+    _refused(_run("select", str(path), cwd=tmp_path), "rows.jsonl", "no row has the column 'output'")
     folder = next((tmp_path / "work" / "selections").iterdir())
     tracker = Context.open(f"{folder}/config.json", folder.name).tracker
     assert {run.info.status for run in tracker.client.search_runs([tracker.experiment_id])} == {"FAILED"}

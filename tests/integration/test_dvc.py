@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT, small_config
+from conftest import ROOT, Finished, small_config
 from damoc.stages.context import Context
 
 pytestmark = pytest.mark.slow
@@ -26,12 +26,13 @@ def _dvc(folder: Path, *args: str) -> str:
     return done.stdout
 
 
-def test_repro_runs_once_and_the_hash_is_a_tag(tmp_path: Path) -> None:
+def test_repro_runs_once_and_the_hash_is_a_tag(finished: Finished, tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     shutil.copytree(ROOT / "damoc", tmp_path / "damoc", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "zoo").symlink_to(ROOT / "zoo")
     (tmp_path / "examples").mkdir()
-    small_config(tmp_path / "examples").rename(tmp_path / "examples" / "cloud-qa.yaml")
+    config = small_config(tmp_path / "examples", name="versioned", workspace=str(finished.config.parent / "work"))
+    config.rename(tmp_path / "examples" / "cloud-qa.yaml")
     _dvc(tmp_path, "init", "--no-scm")
     _dvc(tmp_path, "add", "examples/rows.jsonl")
     first = _dvc(tmp_path, "repro")
@@ -42,6 +43,6 @@ def test_repro_runs_once_and_the_hash_is_a_tag(tmp_path: Path) -> None:
     second = _dvc(tmp_path, "repro")
     assert "Running stage" not in second
     recorded = yaml.safe_load((tmp_path / "examples" / "rows.jsonl.dvc").read_text())["outs"][0]["md5"]
-    folder = next((tmp_path / "examples" / "work" / "selections").iterdir())
+    folder = next((finished.config.parent / "work" / "selections").glob("versioned-*"))
     tracker = Context.open(f"{folder}/config.json", folder.name).tracker
     assert tracker.client.get_run(tracker.parent_run_id()).data.tags["damoc.dataset_dvc"] == recorded

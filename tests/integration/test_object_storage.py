@@ -18,7 +18,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from conftest import small_config
+from conftest import Finished, small_config
 from damoc import select
 from damoc.config import DatasetConfig
 from damoc.data.dataset import load_dataset
@@ -232,19 +232,16 @@ def test_a_half_uploaded_or_changed_step_is_not_taken(bucket: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_selection_with_data_and_workspace_in_a_bucket(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_fresh_run_in_a_bucket_has_the_evidence_of_the_run_on_disk(
+    finished: Finished, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    config = small_config(tmp_path)
-    storage.write_bytes(f"{bucket}/data/rows.jsonl", (tmp_path / "rows.jsonl").read_bytes())
-    settings = [
-        f"workspace={bucket}/work",
-        f"dataset.source={bucket}/data/rows.jsonl",
-        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
-    ]
-    selection = select(config, settings)
-    assert selection.winner in {"llama", "neox"}
+    settings = [f"workspace={bucket}/work", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    selection = select(small_config(tmp_path), settings)
+    costs = [cost for item in selection.record.candidates for cost in item.costs.values()]
+    assert not any(cost.reused for cost in [*costs, *selection.record.costs.values()])
+    assert selection.record.evidence == finished.selection.record.evidence
+    assert selection.record.config_sha256 == finished.selection.record.config_sha256
     assert selection.report.startswith(f"{bucket}/work/selections/")
     assert selection.winner.encode() in storage.read_bytes(selection.report)
     markers = [uri for uri in storage.list_uris(f"{bucket}/work/steps") if uri.endswith(MARKER)]
