@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import pkgutil
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from damoc.errors import DamocError
+from damoc.errors import DamocError, Problem
+
+Signals = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class RowChoice:
+class RowSelection:
     """What a filter decided.
 
     Args:
-        rows: indices in the order of their choice; a prefix is the choice for a smaller budget where the method is
+        ids: row numbers in the order of their choice; a prefix is the choice for a smaller budget where the method is
             greedy.
-        trace: one number a choice where the method has one (covering radius, gain), same order.
+        scores: float64 (N,), what the method thinks of each row, larger is better; NaN where it says nothing; None
+            where it scores sets and not rows.
+        why: (N,) why each row was kept or cut, in a few words.
+        trace: one number a choice where the method has one (covering radius, gain), same order as ``ids``.
+        facts: JSON-able facts about the decision (thresholds used, whether it is exact, rows short of the budget).
     """
 
-    rows: tuple[int, ...]
+    ids: tuple[int, ...]
+    scores: NDArray[np.float64] | None = None
+    why: tuple[str, ...] = ()
     trace: tuple[float, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-Decide = Callable[[Mapping[str, NDArray[Any]], int, np.random.Generator], RowChoice]
+class Select(Protocol):
+    """A pure function (signals, budget in rows, seed, options by keyword) to :class:`RowSelection`."""
+
+    def __call__(self, signals: Signals, budget: int, seed: int, **options: Any) -> RowSelection: ...  # noqa: D102
+
+
+Needs = Callable[[Mapping[str, Any]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -40,30 +58,77 @@ class Filter:
     Args:
         name: what ``data_compression.filter.method`` says.
         kind: ``distribution``, ``quality``, ``hybrid`` or ``baseline``.
-        signals: names of the measurements it reads; each is an array whose first axis is the rows.
-        decide: pure function (signals, budget in rows, seeded generator) to :class:`RowChoice`. ``signals["rows"]``
-            always holds the row indices, int64 (N,).
+        needs: options to the names of the measurements that the method reads. ``rows`` (int64 row numbers), ``label``
+            (int64, which closed answer, -1 for free-form) and ``words`` (int64, words of the row) are always there.
+        select: the decision.
         source: where the method comes from.
+        summary: first line of its docstring.
     """
 
     name: str
     kind: str
-    signals: Sequence[str]
-    decide: Decide
+    needs: Needs
+    select: Select
     source: str = ""
     summary: str = field(default="", compare=False)
+
+    def defaults(self) -> dict[str, Any]:
+        """Every option with its default."""
+        return {name: parameter.default for name, parameter in self._parameters().items()}
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options, the given ones converted to their types.
+
+        Raises:
+            DamocError: unknown options or values of another type, all at once.
+        """
+        parameters = self._parameters()
+        hints = typing.get_type_hints(self.select)
+        problems, values = [], self.defaults()
+        for name, value in options.items():
+            place = f"field data_compression.filter.options.{name}"
+            if name not in parameters:
+                close = difflib.get_close_matches(name, parameters, n=1)
+                known = f"options of {self.name}: {', '.join(parameters) or 'none'}"
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                problems.append(Problem(f"the filter {self.name} has no option {name!r}", place, f"{hint}{known}"))
+                continue
+            try:
+                adapter = TypeAdapter(hints[name], config=ConfigDict(allow_inf_nan=False))
+                values[name] = adapter.validate_python(value)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"]
+                fix = f"correct the value; the default is {parameters[name].default!r}"
+                problems.append(Problem(f"{message[0].lower()}{message[1:]} (given: {value!r})", place, fix))
+        if problems:
+            raise DamocError.from_problems(problems)
+        return values
+
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        signature = inspect.signature(self.select)
+        return {name: item for name, item in signature.parameters.items() if item.kind is item.KEYWORD_ONLY}
 
 
 _FILTERS: dict[str, Filter] = {}
 
 
-def register_filter(name: str, kind: str, signals: Sequence[str] = (), source: str = "") -> Callable[[Decide], Decide]:
-    """Decorator that puts a decide function into the registry."""
+def register_filter(
+    name: str, kind: str, signals: Sequence[str] | Needs = (), source: str = ""
+) -> Callable[[Select], Select]:
+    """Decorator that puts a select function into the registry; its keyword-only parameters are its options.
 
-    def enter(decide: Decide) -> Decide:
-        summary = (decide.__doc__ or "").strip().split("\n")[0]
-        _FILTERS[name] = Filter(name, kind, tuple(signals), decide, source, summary)
-        return decide
+    Args:
+        name: of the filter.
+        kind: ``distribution``, ``quality``, ``hybrid`` or ``baseline``.
+        signals: measurements that it reads, or a function from its options to them.
+        source: citation.
+    """
+    needs: Needs = signals if callable(signals) else lambda options: tuple(signals)
+
+    def enter(select: Select) -> Select:
+        summary = (select.__doc__ or "").strip().split("\n")[0]
+        _FILTERS[name] = Filter(name, kind, needs, select, source, summary)
+        return select
 
     return enter
 
@@ -90,26 +155,6 @@ def filter_named(name: str) -> Filter:
             f"{hint}known filters: {', '.join(known)}",
         )
     return known[name]
-
-
-def choose(method: Filter, signals: Mapping[str, NDArray[Any]], budget: int, seed: int) -> RowChoice:
-    """Runs a filter's decide and checks that it kept its promise: ``budget`` distinct rows.
-
-    Args:
-        method: the filter.
-        signals: its measurements, each of length N.
-        budget: rows to keep, in [1, N].
-        seed: of the generator.
-    """
-    count = len(signals["rows"])
-    choice = method.decide(signals, budget, np.random.default_rng(seed))
-    if len(choice.rows) != budget or len(set(choice.rows)) != budget or not set(choice.rows) <= set(range(count)):
-        distinct = len(set(choice.rows) & set(range(count)))
-        raise AssertionError(
-            f"filter {method.name} chose {len(choice.rows)} rows, {distinct} of them distinct and among the {count} "
-            f"that there are; the budget is {budget}"
-        )
-    return choice
 
 
 @cache

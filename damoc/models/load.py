@@ -80,7 +80,11 @@ def model_identity(source: str, revision: str | None) -> str:
 
 
 def load_model(
-    source: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "float32"
+    source: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "float32",
+    four_bit: bool = False,
 ) -> LoadedModel:
     """Loads weights (safetensors only) and tokenizer, on the GPU when there is one.
 
@@ -89,6 +93,7 @@ def load_model(
         revision: commit of a hub model.
         trust_remote_code: runs code from the repository.
         dtype: ``"float32"`` or ``"bfloat16"``.
+        four_bit: stores the weights of linear layers in 4 bits (NF4 of bitsandbytes, computed in ``dtype``).
 
     Raises:
         DamocError: the model cannot be loaded safely.
@@ -101,10 +106,11 @@ def load_model(
 
     logging.disable_progress_bar()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    quantised = {"quantization_config": _four_bits(dtype)} if four_bit else {}
     try:
         tokenizer = _load_tokenizer(source, **options)
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options
+            source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options, **quantised
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -125,10 +131,19 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     model.eval()
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not four_bit:
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))
+
+
+def _four_bits(dtype: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )
 
 
 def _load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from damoc.errors import DamocError
 from damoc.hashing import hash_tree, sha256_json
 from damoc.signals.cache import SignalCache
+from damoc.signals.registry import SignalContext, register_signal
 
 PACKAGED = "packaged:minilm"
 _BATCH = 64
@@ -79,3 +80,20 @@ def embed(
 
     settings = {"encoder": encoder_identity(encoder), "normalised": True}
     return SignalCache(cache, "embedding", settings).measure(texts, compute, on_progress)
+
+
+@register_signal("embedding", models=("encoder",))
+def embedding(context: SignalContext) -> Mapping[str, NDArray[Any]]:
+    """Sentence embedding of instruction, input and output: float32 (N, dimensions), unit length."""
+    return {"embedding": _embedded(context, "embedding", ("instruction", "input", "output"))}
+
+
+@register_signal("prompt_embedding", models=("encoder",))
+def prompt_embedding(context: SignalContext) -> Mapping[str, NDArray[Any]]:
+    """Sentence embedding of instruction and input alone: float32 (N, dimensions), unit length."""
+    return {"prompt_embedding": _embedded(context, "prompt embedding", ("instruction", "input"))}
+
+
+def _embedded(context: SignalContext, name: str, parts: Sequence[str]) -> NDArray[Any]:
+    texts = ["\n".join(text for text in (getattr(row, part) for part in parts) if text) for row in context.rows]
+    return embed(texts, context.config.signals.encoder, context.cache, context.progress(name))

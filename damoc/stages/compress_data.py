@@ -56,43 +56,32 @@ def compress(context: Context, prepared: StepResult) -> tuple[StepResult, StepRe
 
 def filter_rows(context: Context, prepared: StepResult) -> StepResult:
     """Chooses the training rows that stand for all of them; writes ``train.jsonl`` and ``choice.json``."""
-    config = context.config.data_compression.filter
+    compression = context.config.data_compression
+    config = compression.filter
     method = filter_named(config.method)
+    options = method.checked(config.options)
+    needs = list(method.needs(options))
     seed = derive_seed(context.config.seed, "filter")
 
     def work(folder: Path) -> Mapping[str, Any]:
         rows = read_examples(prepared.path() / "train.jsonl")
-        signals: dict[str, NDArray[Any]] = {"rows": np.arange(len(rows))}
-        if "embedding" in method.signals:
-            texts = ["\n".join(part for part in (row.instruction, row.input, row.output) if part) for row in rows]
-            signals["embedding"] = embed(texts, config.encoder, context.signals, Progress(NAME, "embedding", "rows"))
-        budget = min(len(rows), max(config.min_rows, round(config.budget * len(rows))))
-        choice = choose(method, signals, budget, seed)
-        kept = [rows[index] for index in choice.rows]
-        write_examples(folder / "train.jsonl", kept)
-        write_json(
-            folder / "choice.json",
-            {
-                "method": method.name,
-                "budget": budget,
-                "rows": [row.id for row in kept],
-                "trace": [round(value, 6) for value in choice.trace],
-                "signals": {name: _signal_hash(values) for name, values in signals.items()},
-            },
+        targets = read_examples(prepared.path() / "valid.jsonl")
+        progress = lambda name: Progress(NAME, name, "rows")  # noqa: E731
+        signals = measure_signals(
+            needs, SignalContext(rows, targets, compression, context.signals, seed, progress)
         )
-        return {
-            "method": method.name,
-            "funnel": [
-                _funnel("training split", rows),
-                _funnel("filtered", kept),
-            ],
-        }
+        budget = min(len(rows), max(config.min_rows, round(config.budget * len(rows))))
+        choice = choose(method, signals, budget, seed, options, config.per_label)
+        kept = [rows[index] for index in choice.ids]
+        write_examples(folder / "train.jsonl", kept)
+        write_json(folder / "choice.json", _choice_record(method.name, options, rows, choice, signals))
+        return {"method": method.name, "funnel": [_funnel("training split", rows), _funnel("filtered", kept)]}
 
     step = Step(
         FILTER,
-        {**config.model_dump(exclude={"encoder"}), "encoder": encoder_identity(config.encoder), "seed": seed},
-        {"prepared": prepared.content},
-        code=("filters", "signals", "stages/compress_data.py"),
+        {**config.model_dump(exclude={"options"}), "options": options, "seed": seed},
+        {"prepared": prepared.content, **identities(models_of(needs), compression)},
+        code=("filters", "signals", "models", "stages/compress_data.py"),
     )
     return context.run(step, work)
 

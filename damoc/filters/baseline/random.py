@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from damoc.filters.registry import RowChoice, register_filter
+from damoc.filters.ordering import reasons
+from damoc.filters.registry import RowSelection, Signals, register_filter
 
 
 @register_filter("random", kind="baseline")
-def random(signals: Mapping[str, NDArray[Any]], budget: int, rng: np.random.Generator) -> RowChoice:
+def random(signals: Signals, budget: int, seed: int) -> RowSelection:
     """Uniform choice without replacement; a smaller budget chooses a prefix."""
-    return RowChoice(tuple(int(row) for row in rng.permutation(len(signals["rows"]))[:budget]))
+    count = len(signals["rows"])
+    ids = tuple(np.random.default_rng(seed).permutation(count)[:budget].tolist())
+    return RowSelection(ids, why=reasons(count, ids, lambda row, place: "kept: drawn", lambda row: "cut: not drawn"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from damoc.filters.registry import RowChoice, register_filter
+from damoc.filters.registry import RowSelection, Signals, register_filter
 
 
 @register_filter(
@@ -17,7 +16,7 @@ from damoc.filters.registry import RowChoice, register_filter
     signals=("embedding",),
     source="Gonzalez 1985; Sener and Savarese, ICLR 2018, arXiv 1708.00489",
 )
-def k_center_greedy(signals: Mapping[str, NDArray[Any]], budget: int, rng: np.random.Generator) -> RowChoice:
+def k_center_greedy(signals: Signals, budget: int, seed: int) -> RowSelection:
     """Covers the embeddings so that the row farthest from its nearest chosen row is as near as greed can make it.
 
     Starts at the medoid (the row nearest to the mean), so that the choice depends on no seed; ties go to the lowest
@@ -27,7 +26,7 @@ def k_center_greedy(signals: Mapping[str, NDArray[Any]], budget: int, rng: np.ra
     Args:
         signals: ``embedding`` float32 (N, dimensions).
         budget: rows to keep.
-        rng: not used.
+        seed: not used.
 
     Returns:
         Rows in the order of their choice, with the covering radius after each.
@@ -49,4 +48,4 @@ def k_center_greedy(signals: Mapping[str, NDArray[Any]], budget: int, rng: np.ra
         nearest = np.minimum(nearest, squared_distance(points[row]))
         nearest[row] = -1.0
         radii.append(float(np.sqrt(max(0.0, nearest.max()))))
-    return RowChoice(tuple(chosen), tuple(radii))
+    return RowSelection(tuple(chosen), trace=tuple(radii))

@@ -1,0 +1,1 @@
+"""Filters that weigh how good a row is against where it lies among the others."""

@@ -1,0 +1,1 @@
+"""Filters that rate each row by itself."""
