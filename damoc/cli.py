@@ -181,14 +181,44 @@ def data_prepare(config: Config, out: Out = None, settings: Settings = None) -> 
     _finish(prepare(_context(config, settings)), out)
 
 
+@data.command("filters")
+def data_filters(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one filter whole.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lists the filters of data_compression.filter.method: what they keep, what they measure, their options."""
+    from damoc.filters import filter_named, filters
+    from damoc.terminal.data import filter_json, print_filter, print_filters
+
+    chosen = [filter_named(name)] if name else list(filters().values())
+    if as_json:
+        typer.echo(json.dumps([filter_json(method) for method in chosen], indent=1))
+    elif name:
+        print_filter(Console(), chosen[0])
+    else:
+        print_filters(Console(), chosen)
+
+
 @data.command("compress")
-def data_compress(config: Config, out: Out = None, settings: Settings = None) -> None:
-    """Filters and condenses the training rows of a config; no tracking server is needed."""
+def data_compress(config: Config, out: Out = None, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Filters and condenses the training rows of a config; no tracking server is needed.
+
+    Writes train.jsonl (what proxies train on), choice.json (why each row was kept or cut), condense.json (what was
+    dropped, repaired or put back in each text) and journey.jsonl (one line a row: what became of it and why).
+    Measurements are cached in the workspace: an interrupted run goes on where it was.
+    """
     from damoc.stages.compress_data import compress
     from damoc.stages.prepare_data import prepare
+    from damoc.terminal.data import print_data_compression
 
     context = _context(config, settings)
-    _finish(compress(context, prepare(context))[1], out)
+    _, result = compress(context, prepare(context))
+    if as_json:
+        _export(result, out)
+        typer.echo(json.dumps(dict(result.summary), indent=1))
+    else:
+        print_data_compression(Console(), result.summary)
+        _finish(result, out, summary=False)
 
 
 def main() -> None:
@@ -216,14 +246,19 @@ def _context(config: Path, settings: list[str] | None) -> Any:
     return Context(checked, "", config_hash(checked), text)
 
 
-def _finish(result: Any, out: Path | None) -> None:
+def _export(result: Any, out: Path | None) -> None:
     from damoc.exports import export_step
 
     if out is not None:
         export_step(result, out)
+
+
+def _finish(result: Any, out: Path | None, summary: bool = True) -> None:
+    _export(result, out)
     done = "found done" if result.reused else f"done in {result.seconds:.1f} s"
     typer.echo(f"{result.name} {done}: {out or result.uri}")
-    typer.echo(json.dumps(dict(result.summary), indent=1))
+    if summary:
+        typer.echo(json.dumps(dict(result.summary), indent=1))
 
 
 def _selection_folder(run: str, workspace: Path) -> str:

@@ -131,7 +131,8 @@ class LanguageModel(LocalModel):
     """A model that is asked questions: loaded here, or behind an OpenAI-compatible endpoint."""
 
     endpoint: str | None = Field(
-        None, description="Base URL of an OpenAI-compatible server, e.g. http://localhost:8000/v1; null loads the model."
+        None,
+        description="Base URL of an OpenAI-compatible server, e.g. http://localhost:8000/v1; null loads the model.",
     )
     key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the endpoint's key.")
     concurrency: int = Field(4, ge=1, description="Requests under way at once.")
@@ -234,6 +235,9 @@ class DataCompression(_Section):
     signals: SignalModels = Field(default_factory=SignalModels)
     filter: FilterConfig = Field(default_factory=FilterConfig)
     condense: CondenseConfig = Field(default_factory=CondenseConfig)
+    samples: int = Field(
+        4, ge=0, description="Rows that the report shows before and after; 0 shows none, where the data is confidential."
+    )
 
     @property
     def scorer(self) -> LocalModel:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from damoc.config import SelectionConfig, SplitSources
+from damoc.config import DataCompression, LanguageModel, LocalModel, SelectionConfig, SplitSources
 from damoc.errors import DamocError, Problem
 from damoc.evaluation.registry import metric_of, task_named
 from damoc.filters.registry import filter_named
@@ -43,7 +43,10 @@ def validate(config: SelectionConfig, where: str, read_data: bool = True) -> Non
 
 
 def _check_names(config: SelectionConfig, where: str) -> list[Problem]:
-    found = _problems_of(filter_named, config.data_compression.filter.method)
+    row_filter = config.data_compression.filter
+    found = _problems_of(filter_named, row_filter.method)
+    if not found:
+        found = _problems_of(filter_named(row_filter.method).checked, row_filter.options)
     task_problems = _problems_of(task_named, config.evaluation.task)
     if not task_problems:
         task_problems = _problems_of(metric_of, task_named(config.evaluation.task), config.evaluation.metric)
@@ -93,18 +96,29 @@ def _check_models(config: SelectionConfig, where: str) -> list[Problem]:
             what, _, fix = problem.partition("; ")
             place = f"{where} field candidates.{index}.model ({candidate.id})"
             problems.append(Problem(what, place, fix or "mend the folder, or leave this candidate out"))
-    condense = config.data_compression.condense
+    return [*problems, *_check_data_models(config.data_compression, where)]
+
+
+def _check_data_models(config: DataCompression, where: str) -> list[Problem]:
+    condense, signals = config.condense, config.signals
+    causal: dict[str, LocalModel | None] = {"signals.scorer": signals.scorer, "signals.judge": signals.judge}
+    encoders = {"signals.encoder": signals.encoder, "signals.reward": signals.reward}
     if condense.enabled:
-        place = f"{where} field data_compression.condense.compressor"
-        if problem := check_model_files(condense.compressor, condense.revision):
+        compressor = LocalModel(model=condense.compressor, revision=condense.revision)
+        causal |= {"condense.compressor": compressor, "condense.repair.rewriter": condense.repair.rewriter}
+        encoders["condense.gate.encoder"] = condense.gate.encoder
+    problems = []
+    for field, model in causal.items():
+        if model is None or (isinstance(model, LanguageModel) and model.endpoint):
+            continue
+        if problem := check_model_files(model.model, model.revision):
             what, _, fix = problem.partition("; ")
-            problems.append(Problem(what, place, fix or "name another compressor, or set condense.enabled to false"))
-    encoders = {"data_compression.filter.encoder": config.data_compression.filter.encoder}
-    if condense.enabled:
-        encoders["data_compression.condense.gate_encoder"] = condense.gate_encoder
+            place = f"{where} field data_compression.{field}"
+            problems.append(Problem(what, place, fix or "name another model"))
     for field, encoder in encoders.items():
         if encoder != PACKAGED and encoder.startswith("/") and not Path(encoder).is_dir():
-            problems.append(Problem(f"the folder {encoder} does not exist", f"{where} field {field}", "check the path"))
+            place = f"{where} field data_compression.{field}"
+            problems.append(Problem(f"the folder {encoder} does not exist", place, "check the path"))
     return problems
 
 

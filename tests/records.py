@@ -5,10 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
-from damoc.selection.record import CandidateRecord, FunnelStep, SelectionRecord, StageCost
+from damoc.selection.record import (
+    CandidateRecord,
+    DataEvidence,
+    Distribution,
+    FunnelStep,
+    Sample,
+    SelectionRecord,
+    StageCost,
+)
 
 _MODELS = (
     ("qwen3-1.7b-base", "Qwen/Qwen3-1.7B-Base", "apache-2.0", 28, 1_720_574_976),
@@ -33,6 +42,10 @@ _MODELS = (
     ("stablelm-2-1.6b", "stabilityai/stablelm-2-1_6b", "", 24, 1_644_515_328),
 )
 _ZERO_SHOT_RANKS = (3, 1, 2, 6, 4, 5, 7, None)
+_LONG = "\n".join(
+    f"[On day {day} ]the gateway answered [more or less ]{503 if day % 3 else 200} [to us ]after {day * 7} ms."
+    for day in range(1, 41)
+)
 _STAGES = ("zero_shot", "compress_model", "fine_tune", "evaluate_candidate")
 
 
@@ -108,8 +121,61 @@ def make_record(higher_is_better: bool = True, **changes: Any) -> SelectionRecor
             "tracking_uri": "http://mlflow.example.internal:5000",
             "run_id": _sha("run")[:32],
         },
+        data_evidence=data_evidence(),
     )
     return replace(record, **changes)
+
+
+def data_evidence() -> DataEvidence:
+    """Scores with limits inside and outside their axes, and texts of many scripts, lengths and outcomes."""
+    rng = random.Random(3)
+    kept = [rng.gauss(0.78, 0.06) for _ in range(1_824)]
+    cut = [rng.gauss(0.52, 0.13) for _ in range(16_416)]
+    similar = [min(0.9999, rng.gauss(0.93, 0.03)) for _ in range(1_702)]
+    return DataEvidence(
+        outcomes={
+            "cut by superfiltering": 16_416,
+            "condensed": 1_583,
+            "restored after the gate": 58,
+            "rewritten by the language model after the gate": 61,
+            "left as it was": 122,
+        },
+        distributions=[
+            _histogram("score of superfiltering", {"kept": kept, "cut": cut}, 0.0, 1.0, 40, 0.6871),
+            _histogram("BERTScore F1, input", {"passed": similar[:1_500]}, 0.8, 1.0, 25, 0.85),
+            _histogram("BERTScore F1, output", {"passed": similar[1_500:]}, 0.85, 1.0, 25, 0.8),
+            _histogram("answer perplexity", {"kept": [3.1] * 12, "cut": [41.0] * 5_200}, 0.0, 52_000.0, 2, None),
+            _histogram("judge", {"cut": [3.0] * 9, "kept": [4.0] * 3 + [5.0], "unsure": [2.0] * 2}, 0.0, 5.0, 20, 4.0),
+            Distribution("complexity, the same for all", [3.0, 3.0], {"kept": [1_824]}, 3.0),
+        ],
+        samples=[
+            _sample(
+                "ticket-000017", "input", "Please [kindly] tell me [in some detail] why 5 < 6 & [the] \"7\" > '6'."
+            ),
+            _sample(
+                "ticket-000017",
+                "output",
+                "Yes.\n\n  1. [First of all, ]open <b>Settings</b>\n  2. [then ]save 🙂👩🏽‍🚒[🎉]",
+            ),
+            _sample("ticket-002210", "input", _LONG, "restored", "F1 0.81 was under 0.85: 14 words put back, now 0.87"),
+            _sample("ticket-009133", "input", "מה [בעצם ]ההבדל [המדויק ]בין TCP ל-UDP?"),
+            _sample("ticket-009134", "input", "「[それでは、]" + "東京の天気は[とても]どうですか。" * 90 + "」"),
+            _sample(
+                "ticket-011042",
+                "input",
+                "Connect to postgresql://damoc:hun[ter2@db.internal]/tickets [please ]or https://x:s3cr[3t]@y/z.",
+            ),
+            Sample(
+                "a-row-id-that-nobody-would-call-short-0123456789-0123456789-0123456789",
+                "output",
+                [("The answer is that it has always been 42, as far as anyone can tell.", True)],
+                "It is 42.",
+                "rewritten",
+                "F1 0.79 was under 0.85; the rewriter reached 0.91 in round 2",
+            ),
+            _sample("ticket-017001", "instruction", "a" * 900 + " [b]", "original", "F1 0.62 after every repair"),
+        ],
+    )
 
 
 def without_winner(record: SelectionRecord) -> SelectionRecord:
@@ -198,6 +264,23 @@ def _point(index: int, step: int, rng: random.Random) -> dict[str, float]:
     if step % 57 == 1:
         point["valid_loss"] = round(1.22 + 0.09 * index + 1.3 * math.exp(-step / 60), 5)
     return point
+
+
+def _histogram(
+    name: str, groups: dict[str, list[float]], low: float, high: float, bins: int, limit: float | None
+) -> Distribution:
+    step = (high - low) / bins
+    places = {group: [min(max(int((x - low) / step), 0), bins - 1) for x in xs] for group, xs in groups.items()}
+    edges = [round(low + index * step, 9) for index in range(bins + 1)]
+    return Distribution(
+        name, edges, {group: [xs.count(bin) for bin in range(bins)] for group, xs in places.items()}, limit
+    )
+
+
+def _sample(row: str, part: str, marked: str, outcome: str = "condensed", why: str = "F1 0.9321, limit 0.85") -> Sample:
+    """A sample of a text whose dropped stretches stand in square brackets."""
+    pieces = [(text, place % 2 == 0) for place, text in enumerate(re.split(r"[\[\]]", marked)) if text]
+    return Sample(row, part, pieces, "".join(text for text, stayed in pieces if stayed), outcome, why)
 
 
 def _config() -> dict[str, Any]:

@@ -11,21 +11,32 @@ from damoc.condense.words import Word
 
 
 def rebuild(text: str, words: Sequence[Word], kept: NDArray[Any]) -> str:
-    """The kept words with the white space that stood before them; a line break in a dropped stretch stays one.
+    """The kept words with the white space between them.
+
+    Neighbours keep what stood between them to the letter (the indent of code, the columns of a table). Across dropped
+    words, line breaks stay (two at most), other white space becomes one space, and none is put where there was none.
 
     Args:
         text: the original.
         words: its words.
         kept: bool (words,).
+
+    Returns:
+        The kept words without white space around them; the stripped original where all are kept.
     """
     pieces: list[str] = []
-    gap_start = 0
-    for word, stays in zip(words, kept, strict=True):
-        if stays:
-            gap = "".join(character for character in text[gap_start : word.start] if character.isspace())
-            breaks = min(gap.count("\n"), 2)
-            if pieces:
-                pieces.append("\n" * breaks if breaks else " ")
-            pieces.append(text[word.start : word.end])
-            gap_start = word.end
+    previous, gap_start = -1, 0
+    for place, (word, stays) in enumerate(zip(words, kept, strict=True)):
+        if not stays:
+            continue
+        if pieces:
+            gap = text[gap_start : word.start]
+            pieces.append(gap if place == previous + 1 else _narrowed(gap))
+        pieces.append(text[word.start : word.end])
+        previous, gap_start = place, word.end
     return "".join(pieces)
+
+
+def _narrowed(gap: str) -> str:
+    breaks = min(gap.count("\n"), 2)
+    return "\n" * breaks if breaks else " " * any(character.isspace() for character in gap)

@@ -1,24 +1,26 @@
-"""Condenses examples: measure, decide, gate, apply."""
+"""Condenses examples: measure, decide, gate, repair, apply."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from damoc.condense.apply import rebuild
-from damoc.condense.bertscore import bertscore_f1
-from damoc.condense.decide import keep_words, passes_gate
-from damoc.condense.measure import word_surprises
-from damoc.condense.words import Word, split_words
+from damoc.condense.bertscore import BertScorer
+from damoc.condense.compress import compress_words
+from damoc.condense.gate import Draft, Refusal, judge_kept
+from damoc.condense.record import Settled, to_record
+from damoc.condense.repair import repair
+from damoc.condense.words import split_words
 from damoc.config import CondenseConfig
 from damoc.data.example import Example
+from damoc.models.chat import ChatModel
 from damoc.models.load import LoadedModel
 
-_PARTS = ("instruction", "input", "output")
-OnProgress = Callable[[int, int], None]
+PARTS = ("instruction", "input", "output")
+Progress = Callable[[str], Callable[[int, int], None]]
 
 
 def condense_examples(
@@ -26,105 +28,129 @@ def condense_examples(
     loaded: LoadedModel,
     config: CondenseConfig,
     max_length: int,
-    on_progress: OnProgress = lambda done, total: None,
+    progress: Progress = lambda phase: lambda done, total: None,
+    rewriter: ChatModel | None = None,
+    seed: int = 0,
 ) -> tuple[list[Example], list[dict[str, Any]]]:
-    """Condenses the parts whose rate is below 1; a text that the gate refuses stays as it was.
+    """Condenses the parts whose rate is below 1, and repairs or puts back what the gate refuses.
 
     Questions and contexts are scored by themselves. Answers are scored by how much the question explains them
-    (contrastive perplexity, LongLLMLingua, arXiv 2310.06839).
+    (contrastive perplexity, LongLLMLingua, arXiv 2310.06839). The gate is BERTScore and the rules of
+    :mod:`damoc.condense.rules`; a text that it refuses goes to the rewriter, then to the restorer, and stays as it
+    was where neither helps. Closed answers and short texts are never touched; options and gold answers stay whole.
 
     Args:
         rows: examples.
         loaded: the compressor.
-        config: rates and gate.
+        config: rates, gate and repair.
         max_length: tokens that the compressor reads at most.
-        on_progress: called with (texts measured, texts).
+        progress: gives, for the name of a phase, what is called with (done, total).
+        rewriter: the model of ``config.repair.rewriter``; None leaves rewriting out.
+        seed: of the rewriter's sampling.
 
     Returns:
-        The condensed examples and one record a text: ``id``, ``part``, ``words``, ``kept`` (word indices), ``f1``
-        and ``passed``.
+        The condensed examples, and one entry of :func:`damoc.condense.record.to_record` a part that is not empty, in
+        the order of rows and parts.
     """
-    rates = config.rates.model_dump()
-    texts: dict[tuple[int, str], str] = {}
-    words: dict[tuple[int, str], list[Word]] = {}
-    for index, row in enumerate(rows):
-        for part in _PARTS:
-            text = getattr(row, part)
-            if rates[part] >= 1 or (part == "output" and row.choices):
-                continue
-            spans = [*row.choices, row.output] if part != "output" else []
-            own = split_words(text, spans)
-            if len(own) >= config.min_words:
-                texts[index, part], words[index, part] = text, own
-    kept = _decide(rows, texts, words, rates, loaded, min(max_length, loaded.max_length), on_progress)
-    keys = [key for key in texts if not kept[key].all()]
-    f1 = bertscore_f1(
-        [texts[key] for key in keys],
-        [words[key] for key in keys],
-        [kept[key] for key in keys],
-        config.gate_encoder,
-        config.gate_layer,
-    )
-    changed: dict[int, dict[str, str]] = {}
-    record = []
-    for key, score in zip(keys, f1.tolist(), strict=True):
-        index, part = key
-        passed = passes_gate(score, config.gate_threshold)
-        if passed:
-            changed.setdefault(index, {})[part] = rebuild(texts[key], words[key], kept[key])
-        record.append(
-            {
-                "id": rows[index].id,
-                "part": part,
-                "words": len(words[key]),
-                "kept": np.flatnonzero(kept[key]).tolist(),
-                "f1": round(score, 5),
-                "passed": passed,
-            }
-        )
+    parts = [(index, part) for index, row in enumerate(rows) for part in PARTS if getattr(row, part).strip()]
+    reasons = {(index, part): _left_alone(rows[index], part, config) for index, part in parts}
+    drafts = {key: _draft(rows[key[0]], key[1], config) for key in parts if not reasons[key]}
+    settled = _settle(list(drafts.values()), loaded, config, max_length, progress, rewriter, seed)
+    ends = dict(zip(drafts, settled, strict=True))
+    for index, part in parts:
+        ends.setdefault((index, part), Settled("untouched", getattr(rows[index], part), reasons[index, part]))
     condensed = [
-        row.with_text(*(changed.get(index, {}).get(part, getattr(row, part)) for part in _PARTS))
+        row.with_text(*(ends[index, part].text if (index, part) in ends else getattr(row, part) for part in PARTS))
         for index, row in enumerate(rows)
     ]
-    return condensed, record
+    counts = {key: len(draft.words) for key, draft in drafts.items()}
+    return condensed, [to_record(rows[key[0]].id, key[1], ends[key], counts.get(key)) for key in parts]
 
 
-def _decide(
-    rows: Sequence[Example],
-    texts: Mapping[tuple[int, str], str],
-    words: Mapping[tuple[int, str], list[Word]],
-    rates: Mapping[str, float],
-    loaded: LoadedModel,
-    max_length: int,
-    on_progress: OnProgress,
-) -> dict[tuple[int, str], NDArray[Any]]:
-    keys = list(texts)
-    surprise = dict(
-        zip(
-            keys,
-            word_surprises(
-                loaded.model,
-                loaded.tokenizer,
-                [texts[key] for key in keys],
-                [words[key] for key in keys],
-                max_length,
-                on_progress=on_progress,
-            ),
-            strict=True,
-        )
+def _left_alone(row: Example, part: str, config: CondenseConfig) -> str:
+    """Why a part is not condensed, whatever its length; empty where it is."""
+    if part == "output" and row.choices:
+        return "a closed answer"
+    return "rate 1" if getattr(config.rates, part) >= 1 else ""
+
+
+def _draft(row: Example, part: str, config: CondenseConfig) -> Draft:
+    text: str = getattr(row, part)
+    answer = part == "output"
+    fixed = () if answer else (*row.choices, row.output)
+    return Draft(
+        text,
+        split_words(text, fixed),
+        fixed,
+        getattr(config.rates, part),
+        getattr(config.gate.thresholds, part),
+        config.min_answer_words if answer else config.min_words,
+        f"{row.instruction}\n{row.input}\n" if answer else None,
     )
-    answers = [key for key in keys if key[1] == "output"]
-    if answers:
-        conditioned = word_surprises(
-            loaded.model,
-            loaded.tokenizer,
-            [texts[key] for key in answers],
-            [words[key] for key in answers],
+
+
+def _settle(
+    drafts: Sequence[Draft],
+    loaded: LoadedModel,
+    config: CondenseConfig,
+    max_length: int,
+    progress: Progress,
+    rewriter: ChatModel | None,
+    seed: int,
+) -> list[Settled]:
+    """How each draft ends."""
+    ends = [
+        Settled("untouched", draft.text, f"{len(draft.words)} words, fewer than {draft.least_words}")
+        for draft in drafts
+    ]
+    long = [place for place, draft in enumerate(drafts) if len(draft.words) >= draft.least_words]
+    tried = _compress([drafts[place] for place in long], loaded, config, max_length, progress)
+    shortened = []
+    for place, (kept, surprise) in zip(long, tried, strict=True):
+        if kept.all():
+            ends[place] = Settled("untouched", drafts[place].text, "no word of it may go")
+        else:
+            shortened.append((place, kept, surprise))
+    if not shortened:
+        return ends
+    scorer = BertScorer(config.gate.encoder, config.gate.layer)
+    columns = [drafts[place] for place, _, _ in shortened], [kept for _, kept, _ in shortened]
+    verdicts = judge_kept(scorer, *columns, on_progress=progress("BERTScore"))
+    refused: dict[int, Refusal] = {}
+    for (place, kept, surprise), verdict in zip(shortened, verdicts, strict=True):
+        draft = drafts[place]
+        if verdict.passed:
+            text = rebuild(draft.text, draft.words, kept)
+            ends[place] = Settled("condensed", text, str(verdict), kept, first_f1=verdict.f1, f1=verdict.f1)
+        else:
+            refused[place] = Refusal(draft, kept, surprise, verdict)
+    if refused:
+        repaired = repair(list(refused.values()), scorer, config.repair, rewriter, progress, seed)
+        for place, end in zip(refused, repaired, strict=True):
+            ends[place] = end
+    return ends
+
+
+def _compress(
+    drafts: Sequence[Draft], loaded: LoadedModel, config: CondenseConfig, max_length: int, progress: Progress
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Which words of each draft stay, bool (words,), and how informative each is, float (words,)."""
+    found: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+    for answers in (False, True):
+        places = [place for place, draft in enumerate(drafts) if (draft.question is not None) == answers]
+        chosen = [drafts[place] for place in places]
+        if not chosen:
+            continue
+        kept, surprise = compress_words(
+            loaded,
+            [draft.text for draft in chosen],
+            [draft.words for draft in chosen],
+            [draft.rate for draft in chosen],
             max_length,
-            conditions=[f"{rows[index].instruction}\n{rows[index].input}\n" for index, _ in answers],
+            config.context,
+            config.segment_tokens,
+            [draft.question or "" for draft in chosen] if answers else None,
+            progress,
         )
-        for key, given in zip(answers, conditioned, strict=True):
-            surprise[key] = surprise[key] - given
-    return {
-        key: keep_words(surprise[key], np.array([word.protected for word in words[key]]), rates[key[1]]) for key in keys
-    }
+        found.update(zip(places, zip(kept, surprise, strict=True), strict=True))
+    return [found[place] for place in range(len(drafts))]

@@ -14,13 +14,78 @@ from damoc.data.prompts import Encoded
 from damoc.models.likelihood import answer_losses
 
 _OVERLAP = 32
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TokenizedWords:
+    """The tokens of a text and the words that each of them writes.
+
+    Args:
+        ids: token ids.
+        first: int64 (tokens,), first word that a token has a character of.
+        last: int64 (tokens,), last one; below ``first`` for a token of white space only, whose word ``first`` follows.
+        count: number of words.
+    """
+
+    ids: list[int]
+    first: NDArray[Any]
+    last: NDArray[Any]
+    count: int
+
+    def most(self, nats: NDArray[Any], start: int = 0) -> NDArray[Any]:
+        """The largest value among the tokens of each word, 0 where none is given: float32 (count,).
+
+        Args:
+            nats: float (n,), of the tokens from ``start`` on.
+            start: index of the first one.
+        """
+        found = np.zeros(self.count, dtype=np.float32)
+        first, last = self.first[start : start + len(nats)], self.last[start : start + len(nats)]
+        for step in range(int((last - first).max(initial=-1)) + 1):
+            reached = first + step <= last
+            np.maximum.at(found, first[reached] + step, nats[reached])
+        return found
+
+
+def tokenize_words(tokenizer: Any, texts: Sequence[str], words: Sequence[Sequence[Word]]) -> list[TokenizedWords]:
+    """Tokenizes texts without special tokens and aligns tokens with words by their characters.
+
+    Args:
+        tokenizer: a fast one (it must report character offsets).
+        texts: N texts.
+        words: the words of each.
+    """
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    tokenized = []
+    for ids, offsets, own in zip(encoded["input_ids"], encoded["offset_mapping"], words, strict=True):
+        bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+        starts = np.array([word.start for word in own], dtype=np.int64)
+        ends = np.array([word.end for word in own], dtype=np.int64)
+        first = np.searchsorted(ends, bounds[:, 0], side="right")
+        last = np.searchsorted(starts, bounds[:, 1], side="left") - 1
+        tokenized.append(TokenizedWords(ids, first, last, len(own)))
+    return tokenized
+
+
+def start_token(tokenizer: Any) -> int:
+    """What stands before a text, so that its first token has a likelihood too."""
+    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return int(next(token for token in starts if token is not None))
+
+
+def condition_ids(tokenizer: Any, condition: str, max_length: int) -> list[int]:
+    """Start token and the end of what stands before a text, at most half of what the model reads."""
+    ids: list[int] = tokenizer(condition, add_special_tokens=False, verbose=False)["input_ids"] if condition else []
+    return [start_token(tokenizer), *ids[-(max_length // 2) :]]
 
 
 @dataclass(frozen=True)
 class _Window:
     text: int
     first_token: int
-    skip: int
     row: Encoded
 
 
@@ -32,12 +97,12 @@ def word_surprises(
     max_length: int,
     conditions: Sequence[str] | None = None,
     batch_size: int = 16,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[NDArray[Any]]:
     """The largest token surprise within each word; words are measured, so that the result fits every tokenizer.
 
     A text longer than the model reads is scored in windows that overlap by 32 tokens (half a window, where windows
-    are short).
+    are short): all windows of all texts share batches, where cached keys and values would have to be read in turn.
 
     Args:
         model: causal language model.
@@ -52,44 +117,23 @@ def word_surprises(
     Returns:
         One float32 array a text: nats, one number a word.
     """
-    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    start_id = next(token for token in starts if token is not None)
+    tokenized = tokenize_words(tokenizer, texts, words)
     windows: list[_Window] = []
-    owners: list[NDArray[Any]] = []
-    for index, (text, own) in enumerate(zip(texts, words, strict=True)):
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        owners.append(_owners(text, encoded["offset_mapping"], own))
-        before = [start_id]
-        if conditions is not None:
-            question = tokenizer(conditions[index], add_special_tokens=False, verbose=False)["input_ids"]
-            before += question[-(max_length // 2) :]
-        ids, room = encoded["input_ids"], max_length - len(before)
+    for index, own in enumerate(tokenized):
+        before = condition_ids(tokenizer, conditions[index] if conditions else "", max_length)
+        room = max_length - len(before)
         overlap = min(_OVERLAP, room // 2)
         first = 0
         while True:
             skip = min(first, overlap)
-            part = ids[first - skip : first - skip + room]
-            windows.append(_Window(index, first, skip, Encoded((*before, *part), len(before) + skip)))
+            part = own.ids[first - skip : first - skip + room]
+            windows.append(_Window(index, first, Encoded((*before, *part), len(before) + skip)))
             first += len(part) - skip
-            if first >= len(ids):
+            if first >= len(own.ids):
                 break
     losses = answer_losses(model, [window.row for window in windows], tokenizer.pad_token_id, batch_size, on_progress)
     surprises: list[NDArray[Any]] = [np.zeros(len(own), dtype=np.float32) for own in words]
     for window, nats in zip(windows, losses, strict=True):
-        owner = owners[window.text][window.first_token : window.first_token + len(nats)]
-        known = owner >= 0
-        np.maximum.at(surprises[window.text], owner[known], nats[known])
+        found = surprises[window.text]
+        np.maximum(found, tokenized[window.text].most(nats, window.first_token), out=found)
     return surprises
-
-
-def _owners(text: str, offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> NDArray[Any]:
-    """Word of each token's last visible character, -1 where it has none: int64 (tokens,)."""
-    starts = np.array([word.start for word in words], dtype=np.int64)
-    ends = np.array([word.end for word in words], dtype=np.int64)
-    ends_at = ((start, len(text[start:end].rstrip())) for start, end in offsets)
-    last = np.array([start + size - 1 if size else -1 for start, size in ends_at], dtype=np.int64)
-    if len(words) == 0 or len(last) == 0:
-        return np.full(len(last), -1, dtype=np.int64)
-    owner = np.searchsorted(starts, last, side="right") - 1
-    inside = (owner >= 0) & (last < ends[np.maximum(owner, 0)])
-    return np.where(inside, owner, -1)

@@ -65,7 +65,7 @@ def allocate(counts: NDArray[Any], budget: int) -> NDArray[np.int64]:
     sizes = np.asarray(counts, dtype=np.int64)
     floor = np.ones_like(sizes) if budget >= len(sizes) else np.zeros_like(sizes)
     exact = sizes * (budget / sizes.sum())
-    shares = np.maximum(np.floor(exact).astype(np.int64), floor)
+    shares: NDArray[np.int64] = np.maximum(np.floor(exact).astype(np.int64), floor)
     while shares.sum() > budget:
         over = np.where(shares > floor, shares - exact, -np.inf)
         shares[int(np.argmax(np.round(over, 9)))] -= 1

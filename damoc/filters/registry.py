@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,8 @@ class RowSelection:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Select(Protocol):
-    """A pure function (signals, budget in rows, seed, options by keyword) to :class:`RowSelection`."""
-
-    def __call__(self, signals: Signals, budget: int, seed: int, **options: Any) -> RowSelection: ...  # noqa: D102
-
+Select = Callable[..., RowSelection]
+"""A pure function of (signals, budget in rows, seed); its keyword-only parameters are the options of the method."""
 
 Needs = Callable[[Mapping[str, Any]], Sequence[str]]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from markupsafe import Markup
 
 from damoc.redaction import redact
 from damoc.report import charts, text
+from damoc.report.data_sections import data_content
+from damoc.report.layers import compressed_layers
 from damoc.report.table import ranked, ranking_rows
 from damoc.selection.record import CandidateRecord, SelectionRecord, StageCost
 
@@ -25,27 +26,6 @@ class _Tile:
     name: str
     value: str
     note: str
-
-
-@dataclass(frozen=True)
-class _Loss:
-    scale: str
-    loss: str
-    chosen: bool
-
-
-@dataclass(frozen=True)
-class _Compressed:
-    """What was removed from a candidate and merged back."""
-
-    candidate_id: str
-    winner: bool
-    chart: Markup
-    kept: str
-    removed: str
-    verdict: str
-    losses: list[_Loss]
-    facts: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -100,19 +80,17 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
         "slope": charts.slope(record),
         "slope_row": charts.SLOPE_ROW,
         "slope_note": _slope_note(record),
-        "funnel": _funnel(record),
-        "data_facts": [(str(name), list(text.facts(value))) for name, value in _groups(record.data_compression)],
+        **data_content(record),
         "curves": [
             (candidate, charts.curve(candidate, trained, losses, steps), charts.curve_summary(candidate))
             for candidate in trained
         ],
-        "compressed": [_compressed(record, candidate) for candidate in candidates if candidate.importance],
+        "compressed": [compressed_layers(record, candidate) for candidate in candidates if candidate.importance],
         "shared_costs": [(name, _cost(cost)) for name, cost in record.costs.items()],
         "stages": _stages(candidates),
         "candidate_costs": [
             (candidate, {name: _cost(cost) for name, cost in candidate.costs.items()}) for candidate in candidates
         ],
-        "dataset": list(text.facts(record.dataset)),
         "load": _load(record.registration),
         "config": yaml.safe_dump(dict(record.config), sort_keys=False, allow_unicode=True, width=100),
         "percent": lambda value: f"{value:.0%}",
@@ -187,78 +165,6 @@ def _slope_note(record: SelectionRecord) -> str:
         return f"The untouched models already put {before.candidate_id} first; the proxies agree."
     place = f"the proxies put it at rank {before.rank}" if before.rank else f"it failed ({before.status})"
     return f"By their zero-shot scores {before.candidate_id} would have been chosen; {place}."
-
-
-def _funnel(record: SelectionRecord) -> list[dict[str, Any]]:
-    steps = []
-    for step in record.funnel:
-        cells = []
-        for unit in ("rows", "words", "tokens"):
-            value = getattr(step, unit)
-            first = next((getattr(item, unit) for item in record.funnel if getattr(item, unit)), None)
-            share = value / first if first and value is not None else None
-            cells.append(
-                {
-                    "unit": unit,
-                    "value": text.fact(value),
-                    "share": "" if share is None else f"{share:.1%}",
-                    "bar": None if share is None else charts.bar(share, f"{unit} after {step.name}: {share:.1%}"),
-                }
-            )
-        steps.append({"name": step.name, "cells": cells})
-    return steps
-
-
-def _groups(value: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    for name, item in value.items():
-        yield name, item if isinstance(item, Mapping) else {name: item}
-
-
-def _compressed(record: SelectionRecord, candidate: CandidateRecord) -> _Compressed:
-    kept = set(candidate.kept_layers)
-    removed = [index for index in range(len(candidate.importance)) if index not in kept]
-    merge = candidate.merge
-    losses = merge.get("losses") or {}
-    return _Compressed(
-        candidate_id=candidate.candidate_id,
-        winner=candidate.candidate_id == record.winner,
-        chart=charts.importance(candidate),
-        kept=f"{len(kept)} of {len(candidate.importance)}",
-        removed=_ranges(removed) or "none",
-        verdict=_verdict(merge, removed),
-        losses=[
-            _Loss(
-                text.fact(float(scale)),
-                text.score(math.nan if loss is None else loss),
-                float(scale) == float(merge.get("scale", 0.0)),
-            )
-            for scale, loss in sorted(losses.items(), key=lambda item: float(item[0]))
-        ],
-        facts=list(
-            text.facts({key: item for key, item in merge.items() if key not in ("losses", "scale", "accepted")})
-        ),
-    )
-
-
-def _verdict(merge: Mapping[str, Any], removed: Sequence[int]) -> str:
-    if not removed:
-        return "No layer was removed, so there was nothing to merge."
-    if len(merge.get("losses") or {}) < 2:
-        return "Removed layers were not merged back: no merge was tried."
-    if merge.get("accepted"):
-        return f"Sparse merge accepted at scale {text.fact(merge.get('scale'))}: it lowered the calibration loss."
-    return "Sparse merge not accepted: plain removal was better on the calibration rows."
-
-
-def _ranges(indices: Sequence[int]) -> str:
-    """Indices with runs drawn together: ``3–5, 9``."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _stages(candidates: Sequence[CandidateRecord]) -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from damoc.report import text
+from damoc.report.histogram import drawable, totals
 from damoc.report.table import ranked
-from damoc.selection.record import CandidateRecord, SelectionRecord
+from damoc.selection.record import CandidateRecord, Distribution, SelectionRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _ACCENT, _SOFT, _REMOVED, _RULE = "#1f5fbf", "#566275", "#d9793b", "#e2e6ec"
+_GROUPS = ((_ACCENT, ""), (_REMOVED, "////"), ("#13713f", "...."), (_SOFT, "xxxx"))
 _LABEL = 34
 
 
@@ -24,7 +27,8 @@ def save_plots(record: SelectionRecord, folder: Path) -> list[Path]:
 
     Args:
         record: the selection.
-        folder: existing folder that receives ``ranking.png``, ``importance.png``, ``curves.png``, ``funnel.png``.
+        folder: existing folder that receives ``ranking.png``, ``importance.png``, ``curves.png``, ``funnel.png``,
+            ``distributions.png``.
 
     Returns:
         The files written; the same record gives the same bytes.
@@ -35,6 +39,7 @@ def save_plots(record: SelectionRecord, folder: Path) -> list[Path]:
         "importance.png": _importance([item for item in candidates if item.importance]),
         "curves.png": _curves(record, [item for item in candidates if item.history]),
         "funnel.png": _funnel(record),
+        "distributions.png": _distributions([item for item in record.data_evidence.distributions if drawable(item)]),
     }
     written = []
     for name, figure in figures.items():
@@ -126,6 +131,50 @@ def _funnel(record: SelectionRecord) -> Figure | None:
         names = [step.name for step in record.funnel] if axes is panels[0] else [""] * len(values)
         axes.set_yticklabels(names, parse_math=False)
     return figure
+
+
+def _distributions(distributions: Sequence[Distribution]) -> Figure | None:
+    if not distributions:
+        return None
+    columns = min(3, len(distributions))
+    rows = math.ceil(len(distributions) / columns)
+    figure, panels = _figure(3.6 * columns, 2.5 * rows, rows, columns)
+    for axes, item in zip(panels, distributions, strict=False):
+        _stack(axes, item)
+        axes.set_title(text.shorten(item.name, _LABEL), fontsize=9, loc="left", parse_math=False)
+    for axes in panels[len(distributions) :]:
+        axes.set_visible(False)
+    figure.supylabel("rows or texts", fontsize=9)
+    return figure
+
+
+def _stack(axes: Axes, distribution: Distribution) -> None:
+    """The groups on top of each other, told apart by hatching too; a limit beyond the scores is only named."""
+    edges = distribution.edges
+    floor = [0] * (len(edges) - 1)
+    least = (edges[-1] - edges[0] or 1.0) / 100
+    widths = [max(high - low, least) for low, high in pairwise(edges)]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    for place, (name, total) in enumerate(totals(distribution)):
+        colour, hatch = _GROUPS[place % len(_GROUPS)]
+        face = colour if not hatch else "white"
+        counts = list(distribution.series[name])
+        axes.bar(middles, counts, widths, bottom=floor, facecolor=face, edgecolor=colour, hatch=hatch, linewidth=0.6)
+        axes.containers[-1].set_label(f"{name} {total:,}".lstrip("_"))
+        floor = [below + count for below, count in zip(floor, counts, strict=True)]
+    if edges[0] == edges[-1]:
+        axes.set_xlim(edges[0] - 50 * least, edges[0] + 50 * least)
+    limit = distribution.limit
+    if limit is not None and math.isfinite(limit):
+        inside = edges[0] <= limit <= edges[-1]
+        axes.plot([], [], color="black", linestyle="--", linewidth=1.1)
+        axes.lines[-1].set_label(f"limit {text.fact(float(limit))}" + ("" if inside else ", beyond the scores"))
+        if inside:
+            axes.axvline(limit, color="black", linestyle="--", linewidth=1.1)
+    if axes.get_legend_handles_labels()[1]:
+        legend = axes.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=2)
+        for label in legend.get_texts():
+            label.set_parse_math(False)
 
 
 def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:

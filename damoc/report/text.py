@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 ABSENT = "–"
@@ -32,6 +33,23 @@ def magnitude(value: float | None) -> str:
             scaled = value / size
             return f"{scaled:.{max(0, 2 - int(math.log10(max(scaled, 1.0))))}f} {unit}"
     return f"{value:.0f}"
+
+
+def ticks(values: Sequence[float]) -> list[str]:
+    """The numbers along an axis: as many decimals as tell them apart, thousands and millions drawn together."""
+    largest = max((abs(value) for value in values), default=0.0)
+    finest = min((abs(b - a) for a, b in pairwise(values) if b != a), default=largest or 1.0)
+    if largest >= 10_000 and finest >= largest / 100:
+        return [_drawn_together(value) for value in values]
+    if largest < 0.001:
+        return [f"{value:.3g}" for value in values]
+    decimals = next((count for count in range(9) if math.isclose(round(finest, count), finest, rel_tol=0.01)), 9)
+    return [f"{value:,.{decimals}f}" for value in values]
+
+
+def _drawn_together(value: float) -> str:
+    unit, size = ("M", 1e6) if abs(value) >= 999_500 else ("k", 1e3) if abs(value) >= 999.5 else ("", 1.0)
+    return f"{value / size:,.4g} {unit}".rstrip()
 
 
 def duration(seconds: float | None) -> str:

@@ -42,6 +42,71 @@ class FunnelStep:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """A histogram of one score over rows or texts.
+
+    Args:
+        name: what was scored, e.g. ``score of superfiltering`` or ``BERTScore F1, input``.
+        edges: ascending bounds of the bins.
+        series: counts a bin by group, e.g. ``kept`` and ``cut``.
+        limit: a threshold that decided, drawn as a line.
+    """
+
+    name: str
+    edges: Sequence[float]
+    series: Mapping[str, Sequence[int]]
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text before and after.
+
+    Args:
+        row: id of its row.
+        part: ``instruction``, ``input`` or ``output``.
+        pieces: the original in runs of text, each with whether it stayed.
+        after: what is trained on.
+        outcome: ``condensed``, ``rewritten``, ``restored`` or ``original``.
+        why: the reason, with its numbers.
+    """
+
+    row: str
+    part: str
+    pieces: Sequence[tuple[str, bool]]
+    after: str
+    outcome: str
+    why: str
+
+
+@dataclass(frozen=True)
+class DataEvidence:
+    """What happened to the training rows, for people to look at.
+
+    Args:
+        outcomes: rows by what became of them, in the order of the steps.
+        distributions: histograms of the scores that decided.
+        samples: texts before and after.
+    """
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    distributions: Sequence[Distribution] = ()
+    samples: Sequence[Sample] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DataEvidence:
+        """Reads the JSON object of :func:`dataclasses.asdict`."""
+        return cls(
+            dict(value.get("outcomes", {})),
+            [Distribution(**item) for item in value.get("distributions", ())],
+            [
+                Sample(**{**item, "pieces": [(text, bool(stayed)) for text, stayed in item["pieces"]]})
+                for item in value.get("samples", ())
+            ],
+        )
+
+
+@dataclass(frozen=True)
 class CandidateRecord:
     """One candidate, from its layers to its rank.
 
@@ -113,6 +178,7 @@ class SelectionRecord:
         evidence_sha256: hash over ``evidence``.
         versions: of damoc, its code commit, Python and the libraries that decide outcomes.
         registration: ``model``, ``version``, ``alias``, ``uri``, ``tracking_uri``, ``run_id`` once registered.
+        data_evidence: what happened to the training rows, for people to look at.
     """
 
     name: str
@@ -134,6 +200,7 @@ class SelectionRecord:
     evidence_sha256: str
     versions: Mapping[str, str]
     registration: Mapping[str, str] = field(default_factory=dict)
+    data_evidence: DataEvidence = field(default_factory=DataEvidence)
 
     def candidate(self, candidate_id: str) -> CandidateRecord:
         """The candidate of that id."""
@@ -149,6 +216,7 @@ class SelectionRecord:
         data = dict(value)
         data["funnel"] = [FunnelStep(**step) for step in value["funnel"]]
         data["costs"] = _costs(value["costs"])
+        data["data_evidence"] = DataEvidence.from_json(value.get("data_evidence", {}))
         data["candidates"] = [
             CandidateRecord(
                 **{

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from damoc.condense.examples import condense_examples
+from damoc.condense.examples import PARTS, condense_examples
+from damoc.condense.record import journeys
 from damoc.data.example import Example
-from damoc.filters.registry import choose, filter_named
+from damoc.filters import RowSelection, choose, filter_named
 from damoc.hashing import derive_seed, sha256_json
+from damoc.models.chat import open_chat_model
 from damoc.models.load import LoadedModel, load_model, model_identity
 from damoc.progress import Progress
 from damoc.selection.record import FunnelStep
-from damoc.signals.embedding import embed, encoder_identity
+from damoc.signals.embedding import encoder_identity
+from damoc.signals.identity import asked_identity, identities
+from damoc.signals.registry import SignalContext, measure_signals, models_of
 from damoc.stages.context import Context, stage
-from damoc.stages.rows import count_words, read_examples, write_examples, write_json
+from damoc.stages.data_evidence import data_evidence
+from damoc.stages.rows import count_words, read_examples, write_examples, write_json, write_lines
 from damoc.store import Step, StepResult
 
 NAME = "compress_data"
 FILTER, CONDENSE = "filter_rows", "condense_rows"
-_PARTS = ("instruction", "input", "output")
+_OUTCOMES = ("condensed", "rewritten", "restored", "original")
 
 
 def compress_data(config_uri: str, selection_id: str, prepared: str) -> str:
@@ -66,10 +74,8 @@ def filter_rows(context: Context, prepared: StepResult) -> StepResult:
     def work(folder: Path) -> Mapping[str, Any]:
         rows = read_examples(prepared.path() / "train.jsonl")
         targets = read_examples(prepared.path() / "valid.jsonl")
-        progress = lambda name: Progress(NAME, name, "rows")  # noqa: E731
-        signals = measure_signals(
-            needs, SignalContext(rows, targets, compression, context.signals, seed, progress)
-        )
+        measuring = SignalContext(rows, targets, compression, context.signals, seed, _progress)
+        signals = measure_signals(needs, measuring)
         budget = min(len(rows), max(config.min_rows, round(config.budget * len(rows))))
         choice = choose(method, signals, budget, seed, options, config.per_label)
         kept = [rows[index] for index in choice.ids]
@@ -87,37 +93,86 @@ def filter_rows(context: Context, prepared: StepResult) -> StepResult:
 
 
 def condense_rows(context: Context, filtered: StepResult) -> StepResult:
-    """Drops the words that a reader foresees; writes ``train.jsonl`` and ``condense.json``."""
-    config = context.config.data_compression.condense
+    """Drops the words that a reader foresees and repairs what suffers from it.
+
+    Writes ``train.jsonl``, ``condense.json`` (one entry a text), ``journey.jsonl`` (what became of every training row
+    and why) and ``data_evidence.json`` (:class:`damoc.selection.record.DataEvidence`).
+    """
+    compression = context.config.data_compression
+    config = compression.condense
     limit = context.config.tuning.max_length
+    seed = derive_seed(context.config.seed, "condense")
 
     def work(folder: Path) -> Mapping[str, Any]:
         rows = read_examples(filtered.path() / "train.jsonl")
+        choice = json.loads((filtered.path() / "choice.json").read_text(encoding="utf-8"))
         funnel = list(filtered.summary["funnel"])
-        if not config.enabled:
-            write_examples(folder / "train.jsonl", rows)
-            write_json(folder / "condense.json", {"enabled": False})
-            return {"funnel": funnel, "filter": _filter_facts(filtered), "condense": {"enabled": False}}
-        loaded = load_model(config.compressor, config.revision)
-        funnel[-1] = {**funnel[-1], "tokens": _count_tokens(loaded, rows)}
-        condensed, record = condense_examples(rows, loaded, config, limit, Progress(NAME, "token perplexity", "texts"))
+        condensed, texts = rows, list[dict[str, Any]]()
+        if config.enabled:
+            loaded = load_model(config.compressor, config.revision, four_bit=config.four_bit)
+            rewriter = open_chat_model(config.repair.rewriter, context.signals) if config.repair.rewriter else None
+            condensed, texts = condense_examples(rows, loaded, config, limit, _progress, rewriter, seed)
+            funnel[-1] = {**funnel[-1], "tokens": _count_tokens(loaded, rows)}
+            funnel.append({**_funnel("condensed", condensed), "tokens": _count_tokens(loaded, condensed)})
+        steps = journeys(list(choice["why"]), choice, texts)
+        evidence = data_evidence(choice, texts, steps, rows, condensed, config.gate.thresholds, compression.samples)
         write_examples(folder / "train.jsonl", condensed)
-        write_json(folder / "condense.json", {"enabled": True, "rows": record})
-        funnel.append({**_funnel("condensed", condensed), "tokens": _count_tokens(loaded, condensed)})
-        return {"funnel": funnel, "filter": _filter_facts(filtered), "condense": _condense_facts(record)}
+        write_json(folder / "condense.json", {"enabled": config.enabled, "texts": texts})
+        write_lines(folder / "journey.jsonl", steps)
+        write_json(folder / "data_evidence.json", asdict(evidence))
+        return {
+            "funnel": funnel,
+            "filter": _filter_facts(filtered),
+            "condense": _condense_facts(texts) if config.enabled else {"enabled": False},
+            "outcomes": dict(evidence.outcomes),
+        }
 
-    spec = config.model_dump(exclude={"compressor", "gate_encoder", "revision"})
+    named: dict[str, Any] = {"compressor": True, "revision": True, "gate": {"encoder"}, "repair": {"rewriter"}}
     inputs = {"filtered": filtered.content}
     if config.enabled:
         inputs["compressor"] = model_identity(config.compressor, config.revision)
-        inputs["gate_encoder"] = sha256_json(encoder_identity(config.gate_encoder))
+        inputs["gate_encoder"] = sha256_json(encoder_identity(config.gate.encoder))
+        if config.repair.rewriter:
+            inputs["rewriter"] = sha256_json(asked_identity(config.repair.rewriter))
     step = Step(
         CONDENSE,
-        {**spec, "max_length": limit},
+        {**config.model_dump(exclude=named), "max_length": limit, "samples": compression.samples, "seed": seed},
         inputs,
-        code=("condense", "models", "stages/compress_data.py"),
+        code=("condense", "models", "stages/compress_data.py", "stages/data_evidence.py"),
     )
     return context.run(step, work)
+
+
+def _progress(phase: str) -> Progress:
+    return Progress(NAME, phase, "rows")
+
+
+def _choice_record(
+    method: str,
+    options: Mapping[str, Any],
+    rows: Sequence[Example],
+    choice: RowSelection,
+    signals: Mapping[str, NDArray[Any]],
+) -> dict[str, Any]:
+    """What was decided about every row, and on what: signals of one number a row are kept whole, others by hash."""
+    return {
+        "method": method,
+        "options": dict(options),
+        "budget": len(choice.ids),
+        "rows": [rows[index].id for index in choice.ids],
+        "trace": [round(value, 6) for value in choice.trace],
+        "scores": None if choice.scores is None else _numbers(choice.scores),
+        "why": {row.id: reason for row, reason in zip(rows, choice.why, strict=True)},
+        "facts": dict(choice.facts),
+        "signals": {
+            name: _numbers(values) for name, values in signals.items() if values.ndim == 1 and len(values) == len(rows)
+        },
+        "signal_hashes": {name: _signal_hash(values) for name, values in signals.items()},
+    }
+
+
+def _numbers(values: NDArray[Any]) -> list[float | None]:
+    return [round(value, 6) if np.isfinite(value) else None for value in values.astype(np.float64).tolist()]
 
 
 def _funnel(name: str, rows: Sequence[Example]) -> dict[str, Any]:
@@ -126,12 +181,17 @@ def _funnel(name: str, rows: Sequence[Example]) -> dict[str, Any]:
 
 
 def _count_tokens(loaded: LoadedModel, rows: Sequence[Example]) -> int:
-    texts = [getattr(row, part) for row in rows for part in _PARTS]
+    texts = [getattr(row, part) for row in rows for part in PARTS]
     return sum(len(ids) for ids in loaded.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _signal_hash(values: NDArray[Any]) -> str:
-    return sha256_json({"shape": list(values.shape), "values": np.round(values.astype(np.float64), 4).ravel().tolist()})
+    return sha256_json(
+        {
+            "shape": list(values.shape),
+            "values": np.nan_to_num(np.round(values.astype(np.float64), 4), nan=-1e9).ravel().tolist(),
+        }
+    )
 
 
 def _filter_facts(filtered: StepResult) -> dict[str, Any]:
@@ -139,13 +199,20 @@ def _filter_facts(filtered: StepResult) -> dict[str, Any]:
     return {"method": filtered.summary["method"], "rows": before["rows"], "rows kept": after["rows"]}
 
 
-def _condense_facts(record: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    total = sum(entry["words"] for entry in record)
-    scores = [entry["f1"] for entry in record]
+def _condense_facts(texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Small numbers about the texts that were tried."""
+    tried = [entry for entry in texts if entry["outcome"] != "untouched"]
+    runs = [entry["kept"] for entry in tried if "kept" in entry]
+    words, kept = sum(map(sum, runs)), sum(sum(own[::2]) for own in runs)
+    scores = [entry["f1"] for entry in tried if entry["outcome"] != "original"]
+    refused = Counter[str]()
+    for entry in tried:
+        refused.update(entry.get("refused", {}))
     return {
         "enabled": True,
-        "texts condensed": sum(entry["passed"] for entry in record),
-        "texts put back by the gate": sum(not entry["passed"] for entry in record),
-        "share of their words kept": round(sum(len(entry["kept"]) for entry in record) / total, 4) if total else 1.0,
+        "texts tried": len(tried),
+        **{f"texts {outcome}": sum(entry["outcome"] == outcome for entry in tried) for outcome in _OUTCOMES},
+        "share of their words kept": round(kept / words, 4) if words else 1.0,
         "median BERTScore F1": round(float(np.median(scores)), 4) if scores else None,
+        **{f"rewrites refused: {reason}": count for reason, count in sorted(refused.items())},
     }

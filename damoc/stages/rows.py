@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from damoc.data.example import Example
@@ -19,9 +19,7 @@ def read_examples(path: Path) -> list[Example]:
 
 def write_examples(path: Path, rows: Sequence[Example]) -> None:
     """Rows as JSON lines, the same bytes for the same rows."""
-    with path.open("w", encoding="utf-8") as handle:
-        for row in rows:
-            handle.write(json.dumps(row.to_json(), ensure_ascii=False, sort_keys=True) + "\n")
+    write_lines(path, (row.to_json() for row in rows))
 
 
 def encode_rows(loaded: LoadedModel, rows: Sequence[Example], max_length: int) -> list[Encoded]:
@@ -38,3 +36,10 @@ def count_words(rows: Sequence[Example]) -> int:
 def write_json(path: Path, value: object) -> None:
     """Indented JSON with sorted keys; NaN and infinity are refused."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+
+
+def write_lines(path: Path, values: Iterable[object]) -> None:
+    """One JSON value a line, with sorted keys."""
+    with path.open("w", encoding="utf-8") as handle:
+        for value in values:
+            handle.write(json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")

@@ -13,7 +13,7 @@ from damoc.evaluation.registry import RowScores, metric_of, task_named
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.load import model_identity
 from damoc.selection.ranking import Standing, explain, rank
-from damoc.selection.record import CandidateRecord, FunnelStep, SelectionRecord, StageCost
+from damoc.selection.record import CandidateRecord, DataEvidence, FunnelStep, SelectionRecord, StageCost
 from damoc.stages.candidate import CandidateState
 from damoc.stages.compress_data import FILTER
 from damoc.stages.context import Context, stage
@@ -115,6 +115,7 @@ def make_record(
         evidence=evidence,
         evidence_sha256=sha256_json(evidence),
         versions={"code_commit": code_commit(), **environment()},
+        data_evidence=_data_evidence(data),
     )
 
 
@@ -194,6 +195,10 @@ def _read(state: CandidateState, step: str, name: str) -> Any:
     if step not in state.steps:
         return {}
     return json.loads((state.steps[step].path() / name).read_text(encoding="utf-8"))
+
+
+def _data_evidence(data: StepResult) -> DataEvidence:
+    return DataEvidence.from_json(json.loads((data.path() / "data_evidence.json").read_text(encoding="utf-8")))
 
 
 def _evidence(shared: Sequence[StepResult], states: Sequence[CandidateState]) -> dict[str, str]:

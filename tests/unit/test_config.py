@@ -152,7 +152,7 @@ def test_relative_paths_start_at_the_folder_of_the_config(tmp_path, monkeypatch)
             "source": "data/rows.jsonl",
             "splits": {"train": "a.jsonl", "valid": "../b.jsonl", "test": "mined:x"},
         },
-        "data_compression": {"filter": {"encoder": "./no-encoder"}, "condense": {"compressor": "models/here"}},
+        "data_compression": {"signals": {"encoder": "./no-encoder"}, "condense": {"compressor": "models/here"}},
         "candidates": [
             {"id": "here", "model": "models/here"},
             {"id": "hub", "model": "owner/name"},
@@ -169,9 +169,9 @@ def test_relative_paths_start_at_the_folder_of_the_config(tmp_path, monkeypatch)
     assert config.dataset.splits == SplitSources(
         train=str(tmp_path / "a.jsonl"), valid=str(tmp_path.parent / "b.jsonl"), test="mined:x"
     )
-    assert config.data_compression.filter.encoder == str(tmp_path / "no-encoder")
+    assert config.data_compression.signals.encoder == str(tmp_path / "no-encoder")
     assert config.data_compression.condense.compressor == str(tmp_path / "models" / "here")
-    assert config.data_compression.condense.gate_encoder == "packaged:minilm"
+    assert config.data_compression.condense.gate.encoder == "packaged:minilm"
     models = [candidate.model for candidate in config.candidates]
     home = str(Path("~/absent").expanduser())
     assert models == [str(tmp_path / "models" / "here"), "owner/name", str(tmp_path / "absent"), home]

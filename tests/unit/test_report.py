@@ -9,55 +9,23 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from damoc.report import ranking_rows, render, save_plots, text
-from damoc.selection.record import SelectionRecord
+from damoc.selection.record import DataEvidence, Distribution, Sample, SelectionRecord
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from html_reader import Reader
 from records import make_record, without_winner
 
 HOSTILE = "\"><script>alert('x')</script><img src=http://evil.example/x onerror=y>${{7*7}}&"
 
 
-class _Reader(HTMLParser):
-    """Collects tags with their attributes, checks nesting and keeps the visible text."""
-
-    _VOID = ("meta", "link", "br", "img", "hr", "input")
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self._VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def candidates(self) -> list[str | None]:
-        return [
-            attributes["data-candidate"]
-            for tag, attributes in self.tags
-            if tag == "tr" and "data-candidate" in attributes
-        ]
-
-
 @pytest.mark.parametrize("higher", [True, False])
 def test_one_document_that_loads_nothing(higher: bool) -> None:
-    reader = _Reader(render(make_record(higher)))
+    reader = Reader(render(make_record(higher)))
     assert not reader.open
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -114,6 +82,11 @@ def test_hostile_strings_are_text() -> None:
         ],
         dataset={HOSTILE: HOSTILE, "licences": [HOSTILE]},
         data_compression={HOSTILE: {HOSTILE: HOSTILE}},
+        data_evidence=DataEvidence(
+            {HOSTILE: 3},
+            [Distribution(HOSTILE, [0.0, 1.0], {HOSTILE: [3]}, 0.5), Distribution(HOSTILE, [math.nan], {HOSTILE: []})],
+            [Sample(HOSTILE, HOSTILE, [(HOSTILE, True), (HOSTILE, False)], HOSTILE, HOSTILE, HOSTILE)],
+        ),
         funnel=[replace(step, name=HOSTILE) for step in plain.funnel],
         config={HOSTILE: HOSTILE},
         evidence={HOSTILE: HOSTILE},
@@ -121,7 +94,7 @@ def test_hostile_strings_are_text() -> None:
         registration={key: HOSTILE for key in plain.registration},
     )
     html = render(record)
-    reader = _Reader(html)
+    reader = Reader(html)
     assert "<script" not in html and "<img" not in html
     assert not reader.open
     assert HOSTILE in reader.candidates()
@@ -153,7 +126,7 @@ def test_rows_are_in_rank_order_and_failures_say_why() -> None:
     shuffled = replace(record, candidates=[*reversed(record.candidates)])
     rows = ranking_rows(shuffled)
     assert [row.rank for row in rows] == ["1", "2", "3", "4", "5", "6", "–", "–"]
-    reader = _Reader(render(shuffled))
+    reader = Reader(render(shuffled))
     assert reader.candidates() == [row.candidate_id for row in rows]
     assert [row.status for row in rows[-2:]] == ["incompatible", "diverged"]
     for row in rows[-2:]:
@@ -176,7 +149,7 @@ def test_rows_say_what_the_record_says() -> None:
 
 def test_the_report_shows_the_rows_of_the_terminal() -> None:
     record = make_record(False)
-    shown = " ".join(_Reader(render(record)).text.split())
+    shown = " ".join(Reader(render(record)).text.split())
     for row in ranking_rows(record):
         for value in (row.candidate_id, row.zero_shot, row.original, row.proxy, row.seconds, row.memory, row.status):
             assert value in shown
@@ -185,14 +158,14 @@ def test_the_report_shows_the_rows_of_the_terminal() -> None:
 
 
 def test_lower_is_better() -> None:
-    shown = _Reader(render(make_record(False))).text
+    shown = Reader(render(make_record(False))).text
     assert "lower is better" in shown and "← better" in shown
-    assert "higher is better" in _Reader(render(make_record(True))).text
+    assert "higher is better" in Reader(render(make_record(True))).text
 
 
 def test_no_winner() -> None:
     record = without_winner(make_record())
-    shown = _Reader(render(record)).text
+    shown = Reader(render(record)).text
     assert "No model could be chosen" in shown and record.why in shown
     assert all(shown.count(item.reason) == 2 for item in record.candidates[1:])
     assert "load_model" not in shown and "Fine-tune" not in shown
@@ -213,7 +186,7 @@ def test_no_merge_was_tried() -> None:
 
 
 def test_how_to_load_the_model() -> None:
-    shown = _Reader(render(make_record())).text
+    shown = Reader(render(make_record())).text
     assert "mlflow.pyfunc.load_model('models:/damoc-support-tickets-2026q2@champion')" in shown
     assert "mlflow.set_tracking_uri('http://mlflow.example.internal:5000')" in shown
 
@@ -242,9 +215,9 @@ def test_a_bare_record() -> None:
     ]
     record = replace(
         plain, candidates=bare, winner=None, funnel=[], data_compression={}, costs={}, evidence={}, versions={},
-        dataset={}, registration={}, config={},
+        dataset={}, registration={}, config={}, data_evidence=DataEvidence(),
     )  # fmt: skip
-    reader = _Reader(render(record))
+    reader = Reader(render(record))
     assert len(reader.candidates()) == 8
     assert "no reason was recorded" in reader.text
 
@@ -265,7 +238,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
     record = replace(plain, candidates=broken)
     svgs = "".join(re.findall(r"<svg.*?</svg>", render(record), re.S))
     assert not re.search(r'(?:x|y|x1|x2|y1|y2|cx|cy|width|height|points)="[^"]*(?:nan|inf)', svgs)
-    assert len(save_plots(record, tmp_path)) == 4
+    assert len(save_plots(record, tmp_path)) == 5
 
 
 def test_whiskers_stand_where_the_numbers_are() -> None:
@@ -281,7 +254,13 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         files = save_plots(make_record(), tmp_path / name)
-        assert [file.name for file in files] == ["ranking.png", "importance.png", "curves.png", "funnel.png"]
+        assert [file.name for file in files] == [
+            "ranking.png",
+            "importance.png",
+            "curves.png",
+            "funnel.png",
+            "distributions.png",
+        ]
         digests.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
     assert digests[0] == digests[1]
 
@@ -289,8 +268,8 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
 def test_plots_take_hostile_names_and_skip_what_was_not_measured(tmp_path: Path) -> None:
     plain = make_record()
     named = [replace(item, candidate_id=f"_$\\frac{{{item.candidate_id}$") for item in plain.candidates]
-    assert len(save_plots(replace(plain, candidates=named, metric="$\\bad{$"), tmp_path)) == 4
-    assert save_plots(replace(plain, candidates=[], funnel=[]), tmp_path) == []
+    assert len(save_plots(replace(plain, candidates=named, metric="$\\bad{$"), tmp_path)) == 5
+    assert save_plots(replace(plain, candidates=[], funnel=[], data_evidence=DataEvidence()), tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -310,8 +289,14 @@ def test_plots_take_hostile_names_and_skip_what_was_not_measured(tmp_path: Path)
         (text.score(math.nan), "not finite"),
         (text.score(-0.5), "-0.5000"),
         (text.fact([1, None, True]), "1, –, yes"),
+        (text.ticks([0.0, 0.25, 0.5]), ["0.00", "0.25", "0.50"]),
+        (text.ticks([0.0, 5_000.0, 10_000.0]), ["0", "5 k", "10 k"]),
+        (text.ticks([-1_500_000.0, 0.0, 1_500_000.0]), ["-1.5 M", "0", "1.5 M"]),
+        (text.ticks([10_000.0, 10_001.0]), ["10,000", "10,001"]),
+        (text.ticks([0.0, 2.5e-7]), ["0", "2.5e-07"]),
+        (text.ticks([]), []),
         (text.shorten("abcdefghij", 5), "ab…ij"),
     ],
 )
-def test_formats(shown: str, expected: str) -> None:
+def test_formats(shown: str | list[str], expected: str | list[str]) -> None:
     assert shown == expected

@@ -1,0 +1,1 @@
+"""Scripts that measure, side by side with peers; never tests."""

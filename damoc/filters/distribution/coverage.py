@@ -1,0 +1,239 @@
+"""Greedy maximization of facility location without the table of all similarities.
+
+The gain of a row is the sum, over the rows that it represents better than any chosen one, of how much better. The first
+choices change almost every row's representative, so all gains are brought up to date after each, by products of the
+rows that changed with all others. Soon a row beats the representatives of few others only. From then on only these
+pairs matter, for ever, because representatives only get better: one pass over half of the table finds them, and what
+is left is lazy greedy (Minoux 1978) on a sparse table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from damoc.filters.distribution.fixed_point import FixedPoint, Floats
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
+
+_TILE = 1024
+_BLOCK = 128
+_PROBES = 64
+_FLAT_ROWS = 20_000
+
+
+def first_choices(rows: NDArray[Any], witnesses: NDArray[Any], worst: float, budget: int, pairs: float) -> list[int]:
+    """The first choices, until few enough pairs matter.
+
+    Args:
+        rows: float32 or float64 (N, dimensions) of whole numbers, such that products are exact.
+        witnesses: same type, (M, dimensions), the rows that are to be represented: all of them, or a sample.
+        worst: product that stands for no representative.
+        budget: choices at most.
+        pairs: as few have to matter.
+
+    Returns:
+        Row numbers in the order of their choice, at least one.
+    """
+    best = np.full(len(witnesses), worst, dtype=rows.dtype)
+    gains: Floats = rows.astype(np.float64) @ witnesses.sum(axis=0, dtype=np.float64) - len(witnesses) * worst
+    probes = np.unique(np.linspace(0, len(witnesses) - 1, _PROBES).astype(int))
+    ids: list[int] = []
+    while len(ids) < budget:
+        row = int(np.argmax(gains))
+        ids.append(row)
+        products = witnesses @ rows[row]
+        changed = np.flatnonzero(products > best)
+        former, best = best, np.maximum(best, products)
+        density = np.mean(witnesses[probes] @ rows.T > best[probes, None])
+        if density * len(rows) ** 2 < pairs:
+            break
+        for start in range(0, len(changed), _BLOCK):
+            block = changed[start : start + _BLOCK]
+            table = witnesses[block] @ rows.T
+            np.clip(table, former[block, None], best[block, None], out=table)
+            gains -= table.sum(axis=0, dtype=np.float64) - former[block].sum(dtype=np.float64)
+        gains[ids] = -np.inf
+    return ids
+
+
+def useful_pairs(rows: NDArray[Any], best: Floats) -> csc_array:
+    """Pairs whose product exceeds the best one of the first row so far.
+
+    Args:
+        rows: float32 or float64 (N, dimensions), such that products are exact.
+        best: float64 (N,).
+
+    Returns:
+        Sparse (N, N) of products: a column holds what one row could improve.
+    """
+    from scipy.sparse import coo_array, csc_array
+
+    parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any]]] = []
+    limits = best.astype(rows.dtype)
+
+    def keep(products: NDArray[Any], first: int, second: int) -> None:
+        mask = np.flatnonzero(products > limits[first : first + len(products), None])
+        above, across = np.divmod(mask.astype(np.int32), np.int32(products.shape[1]))
+        parts.append((above + np.int32(first), across + np.int32(second), products.ravel()[mask]))
+
+    for first in range(0, len(rows), _TILE):
+        for second in range(first, len(rows), _TILE):
+            products = rows[first : first + _TILE] @ rows[second : second + _TILE].T
+            keep(products, first, second)
+            if second > first:
+                keep(np.ascontiguousarray(products.T), second, first)
+    above, across, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    parts.clear()
+    return csc_array(coo_array((values, (above, across)), shape=(len(rows), len(rows))))
+
+
+def _column_sums(columns: csc_array, best: Floats) -> Floats:
+    sums = np.zeros(len(best))
+    for first in range(0, len(best), _TILE):
+        starts = columns.indptr[first : first + _TILE + 1]
+        part = slice(starts[0], starts[-1])
+        excess = columns.data[part] - best[columns.indices[part]]
+        np.maximum(excess, 0.0, out=excess)
+        edges = np.concatenate([[0.0], np.cumsum(excess)])
+        sums[first : first + _TILE] = np.diff(edges[starts - starts[0]])
+    return sums
+
+
+class LazyGreedy(ABC):
+    """Lazy greedy: the row with the best old gain is evaluated again until the best gain is a fresh one.
+
+    Args:
+        gains: float64 (N,), now or at an earlier time.
+        best: float64 (N,), product of each row with its representative.
+        chosen: row numbers that are chosen already.
+    """
+
+    def __init__(self, gains: Floats, best: Floats, chosen: Sequence[int]) -> None:
+        self.best = best
+        self.gains = gains
+        self.gains[list(chosen)] = -np.inf
+        self.evaluated = np.zeros(len(best), dtype=np.int64)
+
+    def choose(self, budget: int) -> tuple[list[int], list[float]]:
+        """Row numbers in the order of their choice and their gains; ties go to the lowest index."""
+        ids: list[int] = []
+        gains: list[float] = []
+        while len(ids) < budget:
+            row = int(np.argmax(self.gains))
+            if self.evaluated[row] <= len(ids):
+                self.gains[row] = self.gain(row)
+                self.evaluated[row] = len(ids) + 1
+                continue
+            ids.append(row)
+            gains.append(float(self.gains[row]))
+            self.represent(row)
+            self.gains[row] = -np.inf
+        return ids, gains
+
+    @abstractmethod
+    def gain(self, row: int) -> float:
+        """What a row would add now."""
+
+    @abstractmethod
+    def represent(self, row: int) -> None:
+        """Lets a row represent all that it represents better."""
+
+
+class DenseGreedy(LazyGreedy):
+    """Lazy greedy on the table of all products.
+
+    Args:
+        rows: float64 (N, dimensions) of whole numbers.
+        worst: product that stands for no representative.
+    """
+
+    def __init__(self, rows: Floats, worst: float) -> None:
+        self.table: Floats = rows @ rows.T
+        gains = self.table.sum(axis=0) - len(rows) * worst
+        super().__init__(gains, np.full(len(rows), worst), ())
+
+    def gain(self, row: int) -> float:
+        """Sum over a whole row of the table."""
+        excess = self.table[row] - self.best
+        return float(np.maximum(excess, 0.0, out=excess).sum())
+
+    def represent(self, row: int) -> None:
+        """Maximum with a whole row of the table."""
+        np.maximum(self.best, self.table[row], out=self.best)
+
+
+class SparseGreedy(LazyGreedy):
+    """Lazy greedy on the columns of a sparse table.
+
+    Args:
+        columns: sparse (N, N) of products.
+        best: float64 (N,), product of each row with its representative.
+        chosen: row numbers that are chosen already.
+    """
+
+    def __init__(self, columns: csc_array, best: Floats, chosen: Sequence[int] = ()) -> None:
+        self.starts = columns.indptr
+        self.members = columns.indices
+        self.products = columns.data
+        super().__init__(column_excess(columns, best), best, chosen)
+
+    def gain(self, row: int) -> float:
+        """Sum over the rows in a column."""
+        part = slice(self.starts[row], self.starts[row + 1])
+        excess = self.products[part] - self.best[self.members[part]]
+        return float(np.maximum(excess, 0.0, out=excess).sum())
+
+    def represent(self, row: int) -> None:
+        """Maximum over the rows in a column."""
+        part = slice(self.starts[row], self.starts[row + 1])
+        members = self.members[part]
+        self.best[members] = np.maximum(self.best[members], self.products[part])
+
+
+def column_excess(columns: csc_array, best: Floats) -> Floats:
+    """Sum over each column of what exceeds the best products: float64 (N,)."""
+    sums: Floats = np.zeros(len(best))
+    for first in range(0, len(best), _TILE):
+        starts = columns.indptr[first : first + _TILE + 1]
+        part = slice(starts[0], starts[-1])
+        excess = columns.data[part] - best[columns.indices[part]]
+        edges = np.concatenate([[0.0], np.cumsum(np.maximum(excess, 0.0))])
+        sums[first : first + _TILE] = np.diff(edges[starts - starts[0]])
+    return sums
+
+
+def nearest_pairs(points: FixedPoint, neighbours: int) -> csc_array:
+    """Products of every row with its nearest neighbours (faiss), itself among them.
+
+    The search is exhaustive up to 20,000 rows; above, it visits a part of an inverted file.
+
+    Args:
+        points: unit rows on a grid.
+        neighbours: of each row.
+
+    Returns:
+        Sparse (N, N) of products: a column holds the rows of which its row is a neighbour.
+    """
+    import faiss
+    from scipy.sparse import csc_array
+
+    rows = (points.rows * points.unit).astype(np.float32)
+    count, dimensions = rows.shape
+    index: Any = faiss.IndexFlatIP(dimensions)
+    if count > _FLAT_ROWS:
+        cells = int(np.sqrt(count))
+        index = faiss.IndexIVFFlat(index, dimensions, cells, faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)
+        index.nprobe = max(1, cells // 16)
+    index.add(rows)
+    cosines, members = index.search(rows, min(neighbours, count))
+    owners = np.repeat(np.arange(count, dtype=np.int32), members.shape[1])
+    found = members.ravel() >= 0
+    products = np.rint(cosines.ravel()[found].astype(np.float64) / points.unit**2)
+    return csc_array((products, (owners[found], members.ravel()[found])), shape=(count, count))
