@@ -174,7 +174,7 @@ def main(results: Path = ROOT / "benchmarks/results/gradients.json") -> None:
     examples = load_dataset(DatasetConfig(source="mined:cloud-qa"), 0).splits["train"]
     models = {
         "tiny-reference": (reference.model, 48, 256),
-        "random Llama, 8 layers of 512": (big_llama(reference.model.config.vocab_size), 16, 96),
+        "random Llama, 8 layers of 512": (big_llama(reference.model.config.vocab_size), 8, 48),
     }
     measured: dict[str, Any] = {}
     for name, (base, count, longest) in models.items():

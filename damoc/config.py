@@ -125,6 +125,7 @@ class LocalModel(_Section):
     model: str = Field(description="Local folder or hub id.")
     revision: str | None = Field(None, description="Commit (40 hex digits) of a hub model; required for hub ids.")
     four_bit: bool = Field(False, description="Loads the weights in 4 bits (bitsandbytes NF4), on GPU and CPU.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights; bfloat16 suits GPUs.")
 
 
 class LanguageModel(LocalModel):
@@ -216,6 +217,7 @@ class CondenseConfig(_Section):
     compressor: str = Field("zoo/tiny-reference", description="Causal LM outside the candidates: a path or a hub id.")
     revision: str | None = Field(None, description="Commit of a hub compressor.")
     four_bit: bool = Field(False, description="Loads the compressor in 4 bits (bitsandbytes NF4), on GPU and CPU.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the compressor; bfloat16 suits GPUs.")
     rates: TokenRates = Field(default_factory=TokenRates)
     context: Literal["original", "kept"] = Field(
         "original",
@@ -228,6 +230,11 @@ class CondenseConfig(_Section):
     gate: GateConfig = Field(default_factory=GateConfig)
     repair: RepairConfig = Field(default_factory=RepairConfig)
 
+    @property
+    def local_model(self) -> LocalModel:
+        """The compressor and how it is loaded."""
+        return LocalModel(model=self.compressor, revision=self.revision, four_bit=self.four_bit, dtype=self.dtype)
+
 
 class DataCompression(_Section):
     """Filter rows, then drop tokens."""
@@ -236,16 +243,15 @@ class DataCompression(_Section):
     filter: FilterConfig = Field(default_factory=FilterConfig)
     condense: CondenseConfig = Field(default_factory=CondenseConfig)
     samples: int = Field(
-        4, ge=0, description="Rows that the report shows before and after; 0 shows none, where the data is confidential."
+        4,
+        ge=0,
+        description="Rows that the report shows before and after; 0 shows none, where the data is confidential.",
     )
 
     @property
     def scorer(self) -> LocalModel:
         """The model behind perplexity, IFD and gradients."""
-        shared = LocalModel(
-            model=self.condense.compressor, revision=self.condense.revision, four_bit=self.condense.four_bit
-        )
-        return self.signals.scorer or shared
+        return self.signals.scorer or self.condense.local_model
 
     @property
     def judge(self) -> LanguageModel:

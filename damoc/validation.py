@@ -46,7 +46,8 @@ def _check_names(config: SelectionConfig, where: str) -> list[Problem]:
     row_filter = config.data_compression.filter
     found = _problems_of(filter_named, row_filter.method)
     if not found:
-        found = _problems_of(filter_named(row_filter.method).checked, row_filter.options)
+        method = filter_named(row_filter.method)
+        found = _problems_of(lambda: method.needs(method.checked(row_filter.options)))
     task_problems = _problems_of(task_named, config.evaluation.task)
     if not task_problems:
         task_problems = _problems_of(metric_of, task_named(config.evaluation.task), config.evaluation.metric)
@@ -104,8 +105,7 @@ def _check_data_models(config: DataCompression, where: str) -> list[Problem]:
     causal: dict[str, LocalModel | None] = {"signals.scorer": signals.scorer, "signals.judge": signals.judge}
     encoders = {"signals.encoder": signals.encoder, "signals.reward": signals.reward}
     if condense.enabled:
-        compressor = LocalModel(model=condense.compressor, revision=condense.revision)
-        causal |= {"condense.compressor": compressor, "condense.repair.rewriter": condense.repair.rewriter}
+        causal |= {"condense.compressor": condense.local_model, "condense.repair.rewriter": condense.repair.rewriter}
         encoders["condense.gate.encoder"] = condense.gate.encoder
     problems = []
     for field, model in causal.items():

@@ -173,7 +173,7 @@ def data_evidence() -> DataEvidence:
                 "rewritten",
                 "F1 0.79 was under 0.85; the rewriter reached 0.91 in round 2",
             ),
-            _sample("ticket-017001", "instruction", "a" * 900 + " [b]", "original", "F1 0.62 after every repair"),
+            _sample("ticket-017001", "instruction", "a" * 900 + " b", "original", "F1 0.62 after every repair"),
         ],
     )
 

@@ -100,7 +100,7 @@ def _settle(
 ) -> list[Settled]:
     """How each draft ends."""
     ends = [
-        Settled("untouched", draft.text, f"{len(draft.words)} words, fewer than {draft.least_words}")
+        Settled("untouched", draft.text, f"too short: {len(draft.words)} of {draft.least_words} words")
         for draft in drafts
     ]
     long = [place for place, draft in enumerate(drafts) if len(draft.words) >= draft.least_words]

@@ -97,22 +97,18 @@ def _with_rewrite(end: Settled, outcome: RewriteOutcome) -> Settled:
 
 
 def _restore(refusals: Sequence[Refusal], ends: Sequence[Settled], scorer: BertScorer) -> list[Settled]:
-    """Puts dropped words back, all texts at once."""
-    measured: dict[tuple[int, int], float] = {}
+    """Puts dropped words back, all texts at once; the last restoration that passed is the smallest."""
+    passing: dict[int, float] = {}
 
     def gate(trials: Mapping[int, NDArray[Any]]) -> dict[int, bool]:
         drafts = [refusals[index].draft for index in trials]
         verdicts = dict(zip(trials, judge_kept(scorer, drafts, list(trials.values()), remember=True), strict=True))
-        measured.update({(index, int(trials[index].sum())): verdict.f1 for index, verdict in verdicts.items()})
+        passing.update({index: verdict.f1 for index, verdict in verdicts.items() if verdict.passed})
         return {index: verdict.passed for index, verdict in verdicts.items()}
 
     found = restore([own.kept for own in refusals], [own.surprise for own in refusals], gate)
-    return [
-        _with_restoration(
-            refusal, end, own, measured.get((index, int(own.kept.sum()))) if own.kept is not None else None
-        )
-        for index, (refusal, end, own) in enumerate(zip(refusals, ends, found, strict=True))
-    ]
+    columns = zip(refusals, ends, found, strict=True)
+    return [_with_restoration(*own, passing.get(index)) for index, own in enumerate(columns)]
 
 
 def _with_restoration(refusal: Refusal, end: Settled, found: Restoration, f1: float | None) -> Settled:

@@ -22,7 +22,8 @@ _LEAST_GAIN = 0.005
 _PATIENCE = 2
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)\n?```", re.DOTALL)
 _OPENER = re.compile(
-    r"\W*(?:sure|certainly|of course|okay|ok|here(?:'s|’s| is| are)|(?:the )?rewritten)\b[^\n:]*:\s*", re.IGNORECASE
+    r"\W*(?:sure|certainly|of course|okay|ok|here(?:'s|’s| is| are)|(?:the )?rewritten)\b[^\n:]*:[*_]*\s*",
+    re.IGNORECASE,
 )
 _CLOSER = re.compile(r"\n\s*\n\W*(?:note|let me know|i hope|i have|i['’]ve|feel free)\b.*\Z", re.IGNORECASE | re.DOTALL)
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("„", "“"), ("'", "'"))
@@ -73,7 +74,7 @@ Violations = Callable[[str, str, RewriteTask], tuple[str, ...]]
 
 
 @dataclass
-class _Progress:
+class _State:
     """Where the rewriting of one text is."""
 
     task: RewriteTask
@@ -177,14 +178,14 @@ def clean_reply(reply: str, original: str) -> str:
     return text
 
 
-def _start(task: RewriteTask, threshold: float, violations: Violations) -> _Progress:
+def _start(task: RewriteTask, threshold: float, violations: Violations) -> _State:
     problems = violations(task.original, task.draft, task)
     if task.draft_f1 is not None and not task.draft_f1 >= threshold:
         problems = (*problems, _too_far(task.draft_f1, threshold))
-    return _Progress(task, threshold, task.draft, problems or ("it is not fluent",), {task.draft.strip()})
+    return _State(task, threshold, task.draft, problems or ("it is not fluent",), {task.draft.strip()})
 
 
-def _advance(state: _Progress, text: str, broken: tuple[str, ...], f1: float) -> None:
+def _advance(state: _State, text: str, broken: tuple[str, ...], f1: float) -> None:
     """Takes one rewrite in: whether it is the best so far, and whether another one is worth asking for."""
     state.rounds += 1
     if not text:
@@ -208,7 +209,7 @@ def _advance(state: _Progress, text: str, broken: tuple[str, ...], f1: float) ->
     state.draft = text
 
 
-def _outcome(state: _Progress) -> RewriteOutcome:
+def _outcome(state: _State) -> RewriteOutcome:
     rejected = dict(sorted(state.rejected.items()))
     if state.best is None:
         rules = sorted(rejected.keys() - {"no reply"}, key=lambda rule: (-rejected[rule], rule))

@@ -110,7 +110,7 @@ def _cuts(pieces: Sequence[_Piece], windows: int, room: int) -> list[int]:
     cuts = [0]
     for number in range(1, windows):
         distance = np.abs(reached - reached[-1] * number / windows)
-        cuts.append(max(cuts[-1], int(np.argmin(np.where(ends & (distance <= near), distance - near, distance)))))
+        cuts.append(max(cuts[-1], int(np.argmin(np.where(ends & (distance <= near), distance - near - 1, distance)))))
     return [places[cut] for cut in (*cuts, len(pieces))]
 
 

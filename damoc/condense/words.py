@@ -34,7 +34,7 @@ _NOT_A_UNIT = frozenset(
     "a an and are as at but by for from had has if in is it of on or so that the to was with".split()
 )
 _SYMBOL = regex.compile(r"[\p{N}\p{Sc}%‰<>=≤≥{}\\`\"“”«»「」『』?？؟]|[不没沒未無无否]|ない|ません")
-_UNIT_AFTER = re.compile(r"[^\W\d_]{1,7}[.,;:)]*|[°µμ/%][^\s]{0,5}")
+_UNIT_AFTER = re.compile(r"(?:[^\W\d_]{1,5}|months|minutes|seconds|dollars|degrees)[.,;:)]*|[°µμ/%][^\s]{0,5}")
 _BEFORE_NUMBER = "([$€£¥~±+-−<>≤≥="
 _SENTENCE_END = (".", "!", "?", ":", "。", "！", "？")
 
@@ -67,9 +67,9 @@ def split_words(text: str, spans: Sequence[str] = ()) -> list[Word]:
     Burmese) are cut at changes of script and after a few characters (two Han, four Hiragana, six of the others), as
     they would otherwise stay or go by the sentence. No grapheme cluster (letter with its marks, emoji sequence) is cut.
 
-    Protected are numbers and their units, amounts, negations, yes and no, comparatives, question words, names (a capital
-    that does not start a sentence), short quotations, code, bullets, table rows, headings and list items of at most 12
-    words (options, labels), and every word of the given spans (the options, the gold answer inside its context).
+    Protected are numbers and their units, amounts, negations, yes and no, comparatives, question words, names (a
+    capital that does not start a sentence), short quotations, code, bullets, table rows, headings and list items of at
+    most 12 words (options, labels), and every word of the given spans (the options, the gold answer in its context).
 
     Args:
         text: any text.

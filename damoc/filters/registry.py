@@ -80,7 +80,7 @@ class Filter:
             DamocError: unknown options or values of another type, all at once.
         """
         parameters = self._parameters()
-        hints = typing.get_type_hints(self.select)
+        hints = typing.get_type_hints(self.select, include_extras=True)
         problems, values = [], self.defaults()
         for name, value in options.items():
             place = f"field data_compression.filter.options.{name}"

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from damoc.config import LanguageModel
@@ -81,7 +81,16 @@ class ChatClient:
         """
         stop = threading.Event()
         failures: list[EndpointFailure] = []
-        send = partial(self._send, self._client, read, stop)
+        client = self._client
+
+        def send(request: Request) -> Any:
+            try:
+                return self._send(client, read, stop, request)
+            except EndpointFailure as failure:
+                if not isinstance(failure, UnfitRequest):
+                    stop.set()
+                raise
+
         with ThreadPoolExecutor(self._settings.concurrency) as pool:
             try:
                 under_way = {pool.submit(send, request): index for index, request in enumerate(requests)}
@@ -92,7 +101,6 @@ class ChatClient:
                         yield under_way[future], refusal
                     except EndpointFailure as failure:
                         failures.append(failure)
-                        stop.set()
                     except _Stopped:
                         continue
             finally:
@@ -125,11 +133,11 @@ class ChatClient:
 
     def _failure(self, error: APIError) -> EndpointFailure:
         """What a failure means to the user; the key stays out of it, whatever the server says."""
-        from openai import APITimeoutError
+        from openai import APIStatusError, APITimeoutError
 
-        status: int = getattr(error, "status_code", 0)
-        said = str(error.__cause__ or error.message) if not status else error.message
-        said = redact(said.replace(self._key, "***") if self._key else said)[:_LONGEST_MESSAGE]
+        status = error.status_code if isinstance(error, APIStatusError) else 0
+        said = error.response.text if isinstance(error, APIStatusError) else str(error.__cause__ or error.message)
+        said = redact(said.replace(self._key, "***") if self._key else said).strip()[:_LONGEST_MESSAGE]
         if isinstance(error, APITimeoutError):
             seconds = f"{self._settings.timeout_seconds:g} seconds"
             return EndpointFailure(f"no reply within {seconds}", "raise 'timeout_seconds' or lower 'concurrency'")

@@ -14,6 +14,8 @@ from damoc.models.batching import length_batches, pad_batch
 if TYPE_CHECKING:
     import torch
 
+_LOGITS = 1 << 29
+
 
 def answer_losses(
     model: Any,
@@ -40,7 +42,7 @@ def answer_losses(
     losses: list[NDArray[Any]] = [np.zeros(0, dtype=np.float32)] * len(rows)
     done = 0
     with torch.inference_mode():
-        for batch in length_batches(rows, batch_size):
+        for batch in length_batches(rows, batch_size, _tokens_at_once(model)):
             chosen = [rows[index] for index in batch]
             padded = pad_batch(chosen, pad_id, device)
             nats = token_losses(model, padded).cpu().numpy()
@@ -51,6 +53,11 @@ def answer_losses(
     return losses
 
 
+def _tokens_at_once(model: Any) -> int:
+    """Tokens of a batch: 16,384, or fewer where their logits would take more than 2 GiB in float32."""
+    return int(min(1 << 14, max(1, _LOGITS // model.config.get_text_config().vocab_size)))
+
+
 def token_losses(model: Any, padded: dict[str, torch.Tensor]) -> torch.Tensor:
     """Nats of each label given what stands before it: float32 (rows, length - 1), 0 where the label is -100."""
     import torch
@@ -59,6 +66,8 @@ def token_losses(model: Any, padded: dict[str, torch.Tensor]) -> torch.Tensor:
     output = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False)
     labels = padded["labels"][:, 1:]
     scored = labels != -100
-    logits = output.logits[:, :-1][scored].float()  # float32 for the answers only: prompts are long, vocabularies large
-    nats = functional.cross_entropy(logits, labels[scored], reduction="none")
-    return torch.zeros(labels.shape, dtype=torch.float32, device=labels.device).masked_scatter(scored, nats)
+    nats = [  # row by row: what is scored of one row in float32 fits the processor's cache, a batch of it does not
+        functional.cross_entropy(logits[own].float(), wanted[own], reduction="none")
+        for logits, wanted, own in zip(output.logits[:, :-1], labels, scored, strict=True)
+    ]
+    return torch.zeros(labels.shape, dtype=torch.float32, device=labels.device).masked_scatter(scored, torch.cat(nats))

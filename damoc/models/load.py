@@ -13,6 +13,8 @@ from damoc.hashing import sha256_file, sha256_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from damoc.config import LocalModel
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -135,6 +137,11 @@ def load_model(
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))
+
+
+def load_local(model: LocalModel) -> LoadedModel:
+    """Loads what a config names, see :func:`load_model`."""
+    return load_model(model.model, model.revision, dtype=model.dtype, four_bit=model.four_bit)
 
 
 def _four_bits(dtype: str) -> Any:

@@ -16,7 +16,7 @@ from damoc.data.prompts import Encoded, prompt_ids
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.batching import length_batches
 from damoc.models.likelihood import answer_losses
-from damoc.models.load import LoadedModel, load_model, model_identity
+from damoc.models.load import LoadedModel, load_local, model_identity
 from damoc.models.reply_cache import ReplyCache, Request
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LocalChat:
 
     def __init__(self, settings: LocalModel, cache: Path, batch_size: int = 16) -> None:
         files = model_identity(settings.model, settings.revision)
-        self.identity = sha256_json({"model": files, "four_bit": settings.four_bit})
+        self.identity = sha256_json({"model": files, "four_bit": settings.four_bit, "dtype": settings.dtype})
         self._settings = settings
         self._replies = ReplyCache(cache, self.identity)
         self._batch_size = batch_size
@@ -89,7 +89,7 @@ class LocalChat:
         """The model, without the sampling habits of its checkpoint."""
         from transformers import GenerationConfig
 
-        loaded = load_model(self._settings.model, self._settings.revision, four_bit=self._settings.four_bit)
+        loaded = load_local(self._settings)
         stops = loaded.model.generation_config.eos_token_id
         stops = {loaded.tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
         loaded.model.generation_config = GenerationConfig(

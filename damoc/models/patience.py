@@ -43,7 +43,7 @@ def pause_seconds(failures: int, jitter: float, asked: float | None = None) -> f
     """
     if asked is not None:
         return min(max(asked, 0.0), _LONGEST_ASKED)
-    return float(min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * (0.5 + jitter / 2))
+    return float(min(_FIRST_PAUSE * 2 ** min(failures - 1, 10), _LONGEST_PAUSE) * (0.5 + jitter / 2))
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -87,11 +87,8 @@ def _fold(content: str) -> int:
     if len(ends) <= _SLACK * FOLD_WORDS and len(content) <= _SLACK * longest:
         return len(content)
     shown = [end for end in ends[:FOLD_WORDS] if end <= longest]
-    lines = [end for end in shown[len(shown) // 2 :] if content[end - 1] == "\n"]
-    if lines:
-        return lines[-1]
     if len(shown) == FOLD_WORDS or shown and shown[-1] > longest // 2:
-        return shown[-1]
+        return max((end for end in shown[len(shown) // 2 :] if content[end - 1] == "\n"), default=shown[-1])
     end = longest
     while end < len(content) and _belongs_to(content[end - 1], content[end]):
         end += 1

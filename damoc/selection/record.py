@@ -90,8 +90,8 @@ class DataEvidence:
     """
 
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    distributions: Sequence[Distribution] = ()
-    samples: Sequence[Sample] = ()
+    distributions: Sequence[Distribution] = field(default_factory=list)
+    samples: Sequence[Sample] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataEvidence:

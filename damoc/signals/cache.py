@@ -1,21 +1,26 @@
 """One content-addressed cache for every signal: what model, what text, what settings.
 
 Entries are appended in batches as NumPy files below ``root/NAME/SETTINGS-HASH/``; each file is written beside and
-renamed, so a killed measurement continues where it was and a partial batch never counts.
+renamed, so a killed measurement continues where it was and a partial batch never counts. A file that cannot be read
+whole (each array in it carries a checksum) is passed over and measured again.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from damoc.hashing import sha256_json, sha256_text
+
+Item = TypeVar("Item")
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 class SignalCache:
@@ -32,46 +37,61 @@ class SignalCache:
 
     def measure(
         self,
-        texts: Sequence[str],
-        compute: Callable[[Sequence[str]], Iterable[NDArray[Any]]],
+        items: Sequence[Item],
+        compute: Callable[[Sequence[Item]], Iterable[NDArray[Any]]],
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        key: Callable[[Item], str] = str,
     ) -> NDArray[Any]:
-        """Values of all texts; only texts not measured before are computed.
+        """Values of all items; only items not measured before are computed.
+
+        A value that is not finite is returned but not kept, so that it is measured again the next time.
 
         Args:
-            texts: N texts.
-            compute: yields float32 arrays of shape (batch, width) for the texts it is given, in their order.
-            on_progress: called with (texts known, N).
+            items: N texts, or other things that ``key`` turns into texts.
+            compute: yields float32 arrays of shape (batch, width) for the items it is given, in their order, which
+                goes from short to long.
+            on_progress: called with (items known, N).
+            key: the text that decides an item's value; items of equal text are computed once.
 
         Returns:
-            float32 array of shape (N, width); (0, 0) without texts.
+            float32 array of shape (N, width); (0, 0) without items.
         """
-        known = self._load()
+        texts = [key(item) for item in items]
         keys = [sha256_text(text) for text in texts]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        todo = sorted(missing, key=lambda key: (len(missing[key]), key))
-        on_progress(len(texts) - len(todo), len(texts))
+        known = self._load()
+        missing = {name: at for at, name in enumerate(keys) if name not in known}
+        todo = sorted(missing, key=lambda name: (len(texts[missing[name]]), name))
+        on_progress(len(keys) - len(todo), len(keys))
         done = 0
-        for values in compute([missing[key] for key in todo]) if todo else ():
+        for values in compute([items[missing[name]] for name in todo]) if todo else ():
             batch = todo[done : done + len(values)]
             self._append(batch, values)
             known.update(zip(batch, values, strict=True))
             done += len(values)
-            on_progress(len(texts) - len(todo) + done, len(texts))
-        return np.stack([known[key] for key in keys]).astype(np.float32) if keys else np.zeros((0, 0), np.float32)
+            on_progress(len(keys) - len(todo) + done, len(keys))
+        return np.stack([known[name] for name in keys]).astype(np.float32) if keys else np.zeros((0, 0), np.float32)
 
     def _load(self) -> dict[str, NDArray[Any]]:
         known: dict[str, NDArray[Any]] = {}
         for path in sorted(self.folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as stored:
-                known.update(zip(stored["keys"].tolist(), stored["values"], strict=True))
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    batch = dict(zip(stored["keys"].tolist(), stored["values"], strict=True))
+            except _UNREADABLE:
+                continue
+            known.update(batch)
         return known
 
     def _append(self, keys: Sequence[str], values: NDArray[Any]) -> None:
+        values = np.asarray(values, dtype=np.float32)
+        finite = np.isfinite(values).all(axis=1)
+        kept = [key for key, usable in zip(keys, finite, strict=True) if usable]
+        if not kept:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=self.folder, suffix=".part")
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, keys=np.array(keys), values=values.astype(np.float32))
+            np.savez(stream, keys=np.array(kept), values=values[finite])
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, self.folder / f"{sha256_json(list(keys))[:32]}.npz")
+        os.replace(beside, self.folder / f"{sha256_json(kept)[:32]}.npz")

@@ -25,7 +25,7 @@ from damoc.signals.identity import local_identity
 from damoc.signals.per_example import per_example_gradients, row_losses
 from damoc.signals.projection import CountSketch
 from damoc.signals.registry import SignalContext, labels, register_signal
-from damoc.signals.warm_up import chosen_by_hash, encoded, kept_tensors, lora, put_weights
+from damoc.signals.warm_up import chosen_by_hash, encoded, kept_tensors, lora
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ WARM_UP = WarmUp()
 _WARM_UP_SHARE = 0.05
 _WARM_UP_ROWS = 32
 _BATCH = 16
+_BATCH_TOKENS = 8192
 _STORED_AT_ONCE = 256
 
 
@@ -87,7 +88,7 @@ def row_vectors(
         direction: makes the gradients of a weight directions; None leaves them as they are.
     """
     vectors: dict[int, NDArray[Any]] = {}
-    for batch in length_batches(rows, _BATCH):
+    for batch in length_batches(rows, _BATCH, _BATCH_TOKENS):
         padded = pad_batch([rows[index] for index in batch], pad_id, str(model.device))
         summed = _Summed(project, direction)
         with per_example_gradients(model, summed.add):
@@ -142,17 +143,16 @@ def _checkpoints(context: SignalContext) -> list[tuple[str, Checkpoint]]:
 def _measured(
     context: SignalContext, name: str, rows: Sequence[Example], identity: str, checkpoint: Checkpoint
 ) -> NDArray[Any]:
-    said = [canonical_json([render_prompt(row.instruction, row.input, row.choices), row.output]) for row in rows]
-    by_text = dict(zip(said, rows, strict=True))
+    def key(row: Example) -> str:
+        return canonical_json([render_prompt(row.instruction, row.input, row.choices), row.output])
 
-    def compute(missing: Sequence[str]) -> Iterator[NDArray[Any]]:
+    def compute(missing: Sequence[Example]) -> Iterator[NDArray[Any]]:
         scorer = context.scorer
         project = CountSketch(DIMENSIONS, context.seed)
         direction = AdamDirection(checkpoint, str(scorer.model.device)) if name == "gradient" else None
-        with lora(scorer.model, WARM_UP.rank, WARM_UP.alpha) as model:
-            put_weights(model, checkpoint.weights)
+        with lora(scorer.model, WARM_UP.rank, WARM_UP.alpha, checkpoint.weights) as model:
             for start in range(0, len(missing), _STORED_AT_ONCE):
-                batch = encoded(context, (by_text[text] for text in missing[start : start + _STORED_AT_ONCE]))
+                batch = encoded(context, missing[start : start + _STORED_AT_ONCE])
                 yield row_vectors(model, batch, scorer.tokenizer.pad_token_id, project, direction)
 
     settings = {
@@ -162,4 +162,4 @@ def _measured(
         "dimensions": DIMENSIONS,
         "projection": ["balanced count-sketch", context.seed],
     }
-    return context.cached(name, settings).measure(said, compute, context.progress(name.replace("_", " ")))
+    return context.cached(name, settings).measure(rows, compute, context.progress(name.replace("_", " ")), key)

@@ -23,7 +23,7 @@ def identities(models: Iterable[str], config: DataCompression) -> dict[str, str]
 
 def local_identity(model: LocalModel) -> list[str | bool]:
     """What decides the numbers of a model loaded here."""
-    return [model_identity(model.model, model.revision), model.four_bit]
+    return [model_identity(model.model, model.revision), model.four_bit, model.dtype]
 
 
 def asked_identity(model: LanguageModel) -> list[str | bool]:

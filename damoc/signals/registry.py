@@ -53,10 +53,9 @@ class SignalContext:
     @cached_property
     def scorer(self) -> LoadedModel:
         """The causal language model behind perplexity, IFD and gradients."""
-        from damoc.models.load import load_model
+        from damoc.models.load import load_local
 
-        model = self.config.scorer
-        return load_model(model.model, model.revision, four_bit=model.four_bit)
+        return load_local(self.config.scorer)
 
     @cached_property
     def judge(self) -> ChatModel:

@@ -123,6 +123,7 @@ def tuned_adapter(context: SignalContext, purpose: str, ids: Iterable[int], sett
                     lambda step, steps, point: on_progress(step, steps),
                 )
             except CandidateError as error:
+                del context.scorer  # it still wears the adapters that failed; who needs a scorer next loads it anew
                 raise DamocError(
                     f"the scorer cannot be tuned: {error}",
                     _SCORER,

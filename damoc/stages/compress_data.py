@@ -18,7 +18,7 @@ from damoc.data.example import Example
 from damoc.filters import RowSelection, choose, filter_named
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.chat import open_chat_model
-from damoc.models.load import LoadedModel, load_model, model_identity
+from damoc.models.load import LoadedModel, load_local, model_identity
 from damoc.progress import Progress
 from damoc.selection.record import FunnelStep
 from damoc.signals.embedding import encoder_identity
@@ -109,7 +109,7 @@ def condense_rows(context: Context, filtered: StepResult) -> StepResult:
         funnel = list(filtered.summary["funnel"])
         condensed, texts = rows, list[dict[str, Any]]()
         if config.enabled:
-            loaded = load_model(config.compressor, config.revision, four_bit=config.four_bit)
+            loaded = load_local(config.local_model)
             rewriter = open_chat_model(config.repair.rewriter, context.signals) if config.repair.rewriter else None
             condensed, texts = condense_examples(rows, loaded, config, limit, _progress, rewriter, seed)
             funnel[-1] = {**funnel[-1], "tokens": _count_tokens(loaded, rows)}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from records import make_record, without_winner
 
 from damoc.report import render
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from records import make_record, without_winner
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
@@ -45,6 +42,22 @@ addEventListener("load", () => {
   document.body.dataset.overlaps = apart.length;
   document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth;
   document.body.dataset.requests = performance.getEntriesByType("resource").length;
+  const beyond = (parent, children) => [...document.querySelectorAll(parent)].filter((frame) => {
+    const box = frame.getBoundingClientRect();
+    return [...frame.querySelectorAll(children)].some((child) => {
+      const inner = child.getBoundingClientRect();
+      return inner.width > 0 && (inner.left < box.left - 1 || inner.right > box.right + 1);
+    });
+  }).length;
+  document.body.dataset.spilt = beyond(".card", "text, p, h3, span, summary") + beyond(".outcomes", "th, td, svg");
+  document.body.dataset.beside = [...document.querySelectorAll(".sides")].filter(
+    (pair) => pair.children[0].offsetTop === pair.children[1].offsetTop).length;
+  document.body.dataset.struck = [...document.querySelectorAll("del")].filter(
+    (run) => getComputedStyle(run).textDecorationLine === "line-through").length;
+  document.body.dataset.kept = [...document.querySelectorAll(".text p")].filter(
+    (text) => getComputedStyle(text).whiteSpaceCollapse === "preserve").length;
+  document.body.dataset.leftward = [...document.querySelectorAll(".text")].filter(
+    (text) => getComputedStyle(text).direction === "rtl").length;
   document.body.dataset.narrow = [...document.querySelectorAll(".ranking tr")].slice(1).filter(
     (row) => [...row.children].some((cell) => cell.scrollWidth > cell.clientWidth + 1)).length;
 });
@@ -78,9 +91,14 @@ def test_layout(tmp_path: Path, width: int, winner: bool) -> None:
     assert body
     measured = {name: int(value) for name, value in re.findall(r'data-(\w+)="(-?\d+)"', body[1])}
     assert measured["svgs"] == html.count("<svg")
-    assert {name: measured[name] for name in ("flat", "overlaps", "requests", "narrow")} == dict.fromkeys(
-        ("flat", "overlaps", "requests", "narrow"), 0
+    assert {name: measured[name] for name in ("flat", "overlaps", "requests", "narrow", "spilt")} == dict.fromkeys(
+        ("flat", "overlaps", "requests", "narrow", "spilt"), 0
     )
+    samples = len(record.data_evidence.samples)
+    assert measured["beside"] == (samples if width == 1280 else 0)
+    assert measured["struck"] == html.count("<del>") > samples
+    assert measured["kept"] == len(re.findall(r'<div class="text".*?</div>', html, re.S)) + html.count("</p><details>")
+    assert measured["leftward"] == 2
     assert measured["overflow"] <= 0
     rows = re.findall(r'<tr[^>]*data-candidate="([^"]+)"', done.stdout)
     assert rows == [item.candidate_id for item in record.candidates]

@@ -21,7 +21,14 @@ TEXTS = [
     "",
     "The operation returns a list of the names that belong to the account which called it, sorted by their age.",
 ]
-QUESTIONS = ["What does it do?\n", "", "Which city has many people, and why do you think so?\n", "Create?\n", "Why?", "A?"]
+QUESTIONS = [
+    "What does it do?\n",
+    "",
+    "Which city has many people, and why do you think so?\n",
+    "Create?\n",
+    "Why?",
+    "A?",
+]
 FAMILIES = ["tiny-reference", "tiny-llama-cloud", "tiny-qwen2-cloud", "tiny-neox-stdlib", "tiny-gemma2-mixed"]
 
 
@@ -56,9 +63,7 @@ def by_hand(loaded: LoadedModel, text: str, rate: float, max_length: int, size: 
             nats = losses(loaded, head + prefix, tokens)
             for word in range(start, end):
                 own = [
-                    nats[at - first]
-                    for at in range(first, last)
-                    if tokenized.first[at] <= word <= tokenized.last[at]
+                    nats[at - first] for at in range(first, last) if tokenized.first[at] <= word <= tokenized.last[at]
                 ]
                 importance[word] += sign * max(own, default=0.0)
         share = segment_budget(budget, int((~protected[start:end]).sum()), int((~protected[start:]).sum()))
@@ -168,7 +173,6 @@ def test_the_one_surprising_word_is_the_one_that_stays(toy):
     surprise = word_surprises(loaded.model, loaded.tokenizer, [text], [words], 512)[0]
     free = np.zeros(len(words), dtype=bool)
     for context in ("original", "kept"):
-        (kept,), _ = compress_words(loaded, [text], [words], [1 / len(words)], 512, context, 8 if context == "kept" else 128)
-        if context == "original":
-            assert text.split()[int(np.flatnonzero(kept)[0])] == "xylophone"
+        (kept,), _ = compress_words(loaded, [text], [words], [1 / len(words)], 512, context)
+        assert text.split()[int(np.flatnonzero(kept)[0])] == "xylophone"
     assert text.split()[int(np.flatnonzero(keep_words(surprise, free, 1 / len(words)))[0])] == "xylophone"

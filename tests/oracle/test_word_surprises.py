@@ -1,19 +1,14 @@
-"""Word surprises against one forward pass a token, and BERTScore against its library and its formula."""
+"""Word surprises against one forward pass a token."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from damoc.condense.bertscore import bertscore_f1
 from damoc.condense.measure import word_surprises
 from damoc.condense.words import split_words
-from damoc.errors import DamocError
 from damoc.models.load import LoadedModel
-from damoc.signals.embedding import PACKAGED, encoder_folder
 
 TEXTS = [
     "Deletes the cache cluster and every node in it.",
@@ -39,11 +34,9 @@ def by_hand(loaded: LoadedModel, text: str, before: list[int], starts: list[int]
     words = split_words(text)
     found = [0.0] * len(words)
     for at, (token, (start, end)) in enumerate(zip(ids, encoded["offset_mapping"], strict=True)):
-        visible = [place for place in range(start, end) if not text[place].isspace()]
-        if visible:
-            owner = next(index for index, word in enumerate(words) if word.start <= visible[-1] < word.end)
-            context = before + ids[starts[at] if starts else 0 : at]
-            found[owner] = max(found[owner], nats(loaded, context, token))
+        own = [place for place, word in enumerate(words) if word.start < end and start < word.end]
+        for owner in own:
+            found[owner] = max(found[owner], nats(loaded, before + ids[starts[at] if starts else 0 : at], token))
     return found
 
 
@@ -102,104 +95,3 @@ def test_an_unforeseeable_word_surprises_most(toy):
     text = "This operation deletes the cache cluster xylophone and returns the details of the cluster."
     (values,) = measured(toy("tiny-reference"), [text])
     assert text.split()[int(np.argmax(values))] == "xylophone"
-
-
-PAIRS = [
-    ("The service deletes the cache cluster after a final snapshot.", "service deletes cache cluster final snapshot."),
-    ("It lists every node of the group.", "lists every node group."),
-    ("A short one here.", "one here."),
-]
-
-
-def kept_of(original: str, condensed: str) -> np.ndarray:
-    left = condensed.split()
-    kept = []
-    for word in original.split():
-        kept.append(bool(left) and word == left[0])
-        left = left[1:] if kept[-1] else left
-    assert not left
-    return np.array(kept)
-
-
-def gate(pairs: list[tuple[str, str]], layer: int = 5, encoder: str = PACKAGED) -> np.ndarray:
-    texts = [original for original, _ in pairs]
-    return bertscore_f1(
-        texts, [split_words(text) for text in texts], [kept_of(*pair) for pair in pairs], encoder, layer
-    )
-
-
-def test_the_gate_gives_the_f1_of_the_bert_score_library():
-    from bert_score import score
-
-    originals, condensed = [list(side) for side in zip(*PAIRS, strict=True)]
-    _, _, expected = score(condensed, originals, model_type=encoder_folder(PACKAGED), num_layers=5)
-    assert np.allclose(gate(PAIRS), expected.numpy(), atol=1e-5)
-
-
-def test_the_gate_gives_the_f1_of_the_formula():
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder(PACKAGED))
-    encoder = AutoModel.from_pretrained(encoder_folder(PACKAGED)).eval()
-
-    def vectors(text: str) -> np.ndarray:
-        with torch.inference_mode():
-            states = encoder(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[3][0]
-        return torch.nn.functional.normalize(states, dim=1).numpy()
-
-    for pair, value in zip(PAIRS, gate(PAIRS, layer=3), strict=True):
-        similarity = vectors(pair[0]) @ vectors(pair[1]).T
-        # the library lets [CLS] and [SEP] be matched, but gives them no weight
-        recall, precision = similarity.max(axis=1)[1:-1].mean(), similarity.max(axis=0)[1:-1].mean()
-        assert value == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-4)
-
-
-def test_an_untouched_text_scores_one_and_an_emptied_one_zero():
-    text = "one two three"
-    words = split_words(text)
-    both = bertscore_f1([text] * 2, [words] * 2, [np.ones(3, dtype=bool), np.zeros(3, dtype=bool)], PACKAGED, 5)
-    assert both == pytest.approx([1.0, 0.0], abs=1e-5)
-    assert bertscore_f1([text], [words], [np.zeros(3, dtype=bool)], PACKAGED, 5).tolist() == [0.0]
-    assert bertscore_f1([], [], [], PACKAGED, 5).tolist() == []
-
-
-def test_a_layer_that_the_encoder_lacks_is_one_clear_error():
-    with pytest.raises(DamocError, match="has 6 layers, layer 7 was asked for") as caught:
-        gate(PAIRS, layer=7)
-    assert caught.value.problems[0].where == "field data_compression.condense.gate_layer"
-
-
-def test_an_encoder_under_a_path_that_looks_like_t5_is_read_as_what_it_is(tmp_path):
-    """bert-score takes every path with "t5" in it for a T5 model."""
-    folder = tmp_path / "mnt5"
-    folder.symlink_to(encoder_folder(PACKAGED))
-    assert np.allclose(gate(PAIRS, encoder=str(folder)), gate(PAIRS))
-
-
-def test_an_encoder_of_pickles_is_refused(tmp_path):
-    source = Path(encoder_folder(PACKAGED))
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(DamocError, match="the encoder cannot be loaded") as caught:
-        gate(PAIRS, encoder=str(tmp_path))
-    assert "safetensors" in caught.value.problems[0].fix
-
-
-def test_many_texts_are_scored_in_portions_of_which_none_knows_the_other(monkeypatch):
-    pairs = PAIRS * 3
-    whole = gate(pairs)
-    monkeypatch.setattr("damoc.condense.bertscore._PAIRS", 2)
-    assert np.allclose(gate(pairs), whole, atol=1e-5)
-
-
-def test_long_texts_are_scored_to_their_end():
-    """What is dropped after the encoder's 512 tokens still lowers the score."""
-    text = " ".join(f"The node{at} answers." for at in range(400))
-    words = split_words(text)
-    kept = np.ones(len(words), dtype=bool)
-    whole = kept.copy()
-    kept[900::2] = False
-    scores = bertscore_f1([text, text], [words, words], [whole, kept], PACKAGED, 5)
-    assert scores[0] == pytest.approx(1.0, abs=1e-5)
-    assert scores[1] < 0.99

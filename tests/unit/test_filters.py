@@ -225,6 +225,12 @@ def test_all_wrong_options_are_reported_at_once_with_place_and_mend():
     assert "'entropy'" in problems["form"].what
 
 
+def test_a_value_outside_the_range_of_an_option_is_refused():
+    with pytest.raises(DamocError) as caught:
+        filter_named("deita").checked({"novelty": 2})
+    assert caught.value.problems[0].where == "field data_compression.filter.options.novelty"
+
+
 def test_a_filter_without_options_says_so():
     with pytest.raises(DamocError, match="options of random: none"):
         filter_named("random").checked({"temperature": 1})

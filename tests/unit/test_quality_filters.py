@@ -143,6 +143,12 @@ def test_misaligned_rows_still_come_last_by_length():
     assert chosen.why[0] == "cut: IFD 2.718 is not below 1"
 
 
+def test_misaligned_rows_do_not_lift_or_lower_the_ranks_of_their_fifth():
+    difficulty = np.array([0.5, 2.0, 2.0, 2.0, 0.3, 0.4, 0.5, 0.6])
+    signals = {"answer_loss": 2 + np.log(difficulty), "alone_loss": np.full(8, 2.0), "answer_tokens": [1] * 4 + [9] * 4}
+    assert run("superfiltering", 3, {"by_length": True}, **signals).ids == (7, 6, 0)
+
+
 def test_a_filter_asks_only_for_the_signals_that_its_options_use():
     method = filter_named("superfiltering")
     assert method.needs(method.checked({})) == ("answer_loss", "alone_loss")
@@ -179,6 +185,15 @@ def test_the_diverse_pool_holds_no_misaligned_row_and_the_reasons_tell_pool_from
     assert set(chosen.ids) <= set(best.ids)
     for row, reason in enumerate(chosen.why):
         assert ("among the 15 of highest IFD" in reason) == (row in best.ids)
+
+
+@with_facility_location
+def test_the_diverse_pool_ends_where_ifd_reaches_one():
+    signals = {"answer_loss": np.linspace(1, 3, 40), "alone_loss": np.full(40, 2.0)}
+    signals["embedding"] = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    chosen = run("superfiltering", 5, {"diverse_pool": 8.0}, **signals)
+    assert chosen.facts["rows in the pool"] == 20
+    assert max(chosen.ids) < 20
 
 
 @with_facility_location

@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from html_reader import Reader
+from records import make_record, without_winner
 
 from damoc.report import ranking_rows, render, save_plots, text
 from damoc.selection.record import DataEvidence, Distribution, Sample, SelectionRecord
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from html_reader import Reader
-from records import make_record, without_winner
 
 HOSTILE = "\"><script>alert('x')</script><img src=http://evil.example/x onerror=y>${{7*7}}&"
 
@@ -235,7 +233,8 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         )
         for item in plain.candidates
     ]
-    record = replace(plain, candidates=broken)
+    scores = DataEvidence(distributions=[Distribution("score", [0.0, 1.0], {"kept": [1]}, math.nan)])
+    record = replace(plain, candidates=broken, data_evidence=scores)
     svgs = "".join(re.findall(r"<svg.*?</svg>", render(record), re.S))
     assert not re.search(r'(?:x|y|x1|x2|y1|y2|cx|cy|width|height|points)="[^"]*(?:nan|inf)', svgs)
     assert len(save_plots(record, tmp_path)) == 5
@@ -268,7 +267,8 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
 def test_plots_take_hostile_names_and_skip_what_was_not_measured(tmp_path: Path) -> None:
     plain = make_record()
     named = [replace(item, candidate_id=f"_$\\frac{{{item.candidate_id}$") for item in plain.candidates]
-    assert len(save_plots(replace(plain, candidates=named, metric="$\\bad{$"), tmp_path)) == 5
+    scores = DataEvidence(distributions=[Distribution("_$\\bad{$", [0.0, 1.0], {"_$\\frac{$": [1]}, 0.5)])
+    assert len(save_plots(replace(plain, candidates=named, metric="$\\bad{$", data_evidence=scores), tmp_path)) == 5
     assert save_plots(replace(plain, candidates=[], funnel=[], data_evidence=DataEvidence()), tmp_path) == []
 
 

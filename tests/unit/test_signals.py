@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from damoc.errors import DamocError
@@ -91,6 +95,61 @@ def test_progress_counts_what_is_known_and_ends_with_all(tmp_path):
 def test_no_texts_have_no_values(tmp_path):
     compute = Counting()
     assert len(SignalCache(tmp_path, "length", {}).measure([], compute)) == 0
+
+
+def stored(cache: SignalCache) -> Path:
+    """A file of three entries, beside one of a fourth."""
+    cache.measure(["a", "b", "c"], lambda texts: [np.array([[len(text), ord(text)] for text in texts])])
+    (path,) = cache.folder.glob("*.npz")
+    cache.measure(["d"], Counting())
+    return path
+
+
+@examples(max_examples=25)
+@given(st.data())
+def test_a_damaged_file_is_measured_again_or_reads_as_it_was(data):
+    with tempfile.TemporaryDirectory() as folder:
+        cache, again = SignalCache(Path(folder), "length", {}), Counting()
+        path = stored(cache)
+        whole = bytearray(path.read_bytes())
+        if data.draw(st.booleans()):
+            whole = whole[: data.draw(st.integers(0, len(whole) - 1))]
+        else:
+            whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+        path.write_bytes(whole)
+        assert cache.measure(["d", "c", "b", "a"], again).tolist() == expected(["d", "c", "b", "a"])
+        assert sorted(again.given) in ([], ["a", "b", "c"])
+
+
+def test_what_is_no_cache_file_is_passed_over(tmp_path):
+    cache, again = SignalCache(tmp_path, "length", {}), Counting()
+    path = stored(cache)
+    np.savez(path, keys=np.array(["one"]), values=np.zeros((2, 2)))
+    np.savez(path.with_name("other.npz"), other=np.zeros(3))
+    path.with_name("text.npz").write_text("no archive")
+    np.savez(path.with_name("pickled.npz"), keys=np.array([{}], dtype=object), values=np.zeros((1, 2)))
+    assert cache.measure(["a", "b", "c", "d"], again).tolist() == expected(["a", "b", "c", "d"])
+    assert sorted(again.given) == ["a", "b", "c"]
+
+
+def test_values_that_are_not_finite_are_returned_but_not_kept(tmp_path):
+    cache, again = SignalCache(tmp_path, "length", {}), Counting()
+    first = cache.measure(["a", "b"], lambda texts: [np.array([[1.0, np.nan], [2.0, 2.0]])])
+    assert np.isnan(first).any(axis=1).sum() == 1
+    cache.measure(["a", "b"], again)
+    assert len(again.given) == 1
+
+
+def test_things_are_known_by_the_text_that_they_stand_for(tmp_path):
+    cache, given_pairs = SignalCache(tmp_path, "sum", {}), []
+
+    def compute(pairs: Sequence[tuple[str, int]]) -> Iterator[np.ndarray]:
+        given_pairs.extend(pairs)
+        yield np.array([[number] for _, number in pairs])
+
+    pairs = [("long name", 1), ("name", 2), ("long name", 1)]
+    assert cache.measure(pairs, compute, key=lambda pair: pair[0]).tolist() == [[1], [2], [1]]
+    assert given_pairs == [("name", 2), ("long name", 1)]
 
 
 SENTENCES = ["Deletes the cache cluster.", "It removes the cluster of caches.", "Photosynthesis needs light. 東京", ""]

@@ -21,6 +21,7 @@ from damoc.filters.distribution.fixed_point import FixedPoint, Floats
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
 
+Places = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any]]
 _TILE = 1024
 _BLOCK = 128
 _PROBES = 64
@@ -74,20 +75,22 @@ def useful_pairs(rows: NDArray[Any], best: Floats) -> csc_array:
     """
     from scipy.sparse import coo_array, csc_array
 
-    parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any]]] = []
+    parts: list[Places] = []
     limits = best.astype(rows.dtype)
 
-    def keep(products: NDArray[Any], first: int, second: int) -> None:
-        mask = np.flatnonzero(products > limits[first : first + len(products), None])
-        above, across = np.divmod(mask.astype(np.int32), np.int32(products.shape[1]))
-        parts.append((above + np.int32(first), across + np.int32(second), products.ravel()[mask]))
+    def keep(products: NDArray[Any], useful: NDArray[np.bool_]) -> Places:
+        places = np.flatnonzero(useful)
+        above, across = np.divmod(places.astype(np.int32), np.int32(products.shape[1]))
+        return above, across, products.ravel()[places]
 
     for first in range(0, len(rows), _TILE):
         for second in range(first, len(rows), _TILE):
             products = rows[first : first + _TILE] @ rows[second : second + _TILE].T
-            keep(products, first, second)
+            above, across, values = keep(products, products > limits[first : first + _TILE, None])
+            parts.append((above + np.int32(first), across + np.int32(second), values))
             if second > first:
-                keep(np.ascontiguousarray(products.T), second, first)
+                above, across, values = keep(products, products > limits[None, second : second + _TILE])
+                parts.append((across + np.int32(second), above + np.int32(first), values))
     above, across, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     parts.clear()
     return csc_array(coo_array((values, (above, across)), shape=(len(rows), len(rows))))
@@ -237,3 +240,19 @@ def nearest_pairs(points: FixedPoint, neighbours: int) -> csc_array:
     found = members.ravel() >= 0
     products = np.rint(cosines.ravel()[found].astype(np.float64) / points.unit**2)
     return csc_array((products, (owners[found], members.ravel()[found])), shape=(count, count))
+
+
+def worst_product(points: FixedPoint) -> float:
+    """The product of unit rows at which their similarity is 0."""
+    return -(points.unit**-2)
+
+
+def represented(points: FixedPoint, ids: Sequence[int]) -> tuple[Floats, list[float]]:
+    """Product of each row with its best chosen one, and what each choice added to the sum of them."""
+    best: Floats = np.full(len(points.rows), worst_product(points))
+    totals = [float(best.sum())]
+    for start in range(0, len(ids), _BLOCK):
+        for products in points.rows[list(ids[start : start + _BLOCK])] @ points.rows.T:
+            np.maximum(best, products, out=best)
+            totals.append(float(best.sum()))
+    return best, np.diff(totals).tolist()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from damoc.filters.distribution.coverage import (
@@ -14,9 +14,11 @@ from damoc.filters.distribution.coverage import (
     SparseGreedy,
     first_choices,
     nearest_pairs,
+    represented,
     useful_pairs,
+    worst_product,
 )
-from damoc.filters.distribution.fixed_point import FLOAT32_BITS, FixedPoint, Floats, unit_fixed_point
+from damoc.filters.distribution.fixed_point import FLOAT32_BITS, unit_fixed_point
 from damoc.filters.ordering import reasons
 from damoc.filters.registry import RowSelection, Signals, register_filter
 
@@ -28,7 +30,7 @@ NEIGHBOUR_ROWS = 150_000
 """Above so many rows only the nearest neighbours count."""
 WITNESSES = 4_096
 _NEIGHBOURS = 128
-_PAIRS = 40_000_000
+_PAIRS = 20_000_000
 
 
 @register_filter(
@@ -75,21 +77,27 @@ def facility_location(
     grid = unit_fixed_point(points, 4 * count) if exact else unit_fixed_point(points, 1, FLOAT32_BITS)
     ids: list[int] = []
     if neighbours is not None:
-        greedy: LazyGreedy = SparseGreedy(nearest_pairs(grid, neighbours), np.full(count, _worst(grid)))
+        greedy: LazyGreedy = SparseGreedy(nearest_pairs(grid, neighbours), np.full(count, worst_product(grid)))
     elif count <= TABLE_ROWS:
-        greedy = DenseGreedy(grid.rows, _worst(grid))
+        greedy = DenseGreedy(grid.rows, worst_product(grid))
     else:
         sample = slice(None) if exact else np.sort(np.random.default_rng(seed).permutation(count)[:WITNESSES])
         rows = grid.rows if exact else grid.rows.astype(np.float32)
-        ids = first_choices(rows, rows[sample], _worst(grid), budget, _PAIRS / 2)
-        best = _representation(grid, ids)
+        ids = first_choices(rows, rows[sample], worst_product(grid), budget, _PAIRS)
+        best, _ = represented(grid, ids)
         greedy = SparseGreedy(useful_pairs(rows, best), best, ids)
-    ids += greedy.choose(budget - len(ids))[0]
-    gains, objective = _gains(grid, ids)
+    later, later_gains = greedy.choose(budget - len(ids))
+    ids += later
+    if neighbours is None:
+        gains = represented(grid, ids[: budget - len(later)])[1] + later_gains
+    else:
+        gains = represented(grid, ids)[1]
+    to_similarity = grid.unit**2 / 2
+    objective = sum(gains) * to_similarity
     facts: dict[str, Any] = {"exact": exact, "objective": objective / count}
     if neighbours is None:
-        most = np.sort(np.maximum(greedy.gains, 0.0))[-budget:].sum() * grid.unit**2 / 2
-        facts["of_optimum"] = max(1 - 1 / np.e if exact else 0.0, objective / (objective + most))
+        missed = float(np.sort(np.maximum(greedy.gains, 0.0))[-budget:].sum()) * to_similarity
+        facts["of_optimum"] = max(1 - 1 / math.e if exact else 0.0, objective / (objective + missed))
     else:
         facts["neighbours"] = neighbours
     why = reasons(
@@ -98,28 +106,4 @@ def facility_location(
         lambda row, place: f"kept: choice {place}, represents others best",
         lambda row: "cut: represented by a kept row",
     )
-    return RowSelection(tuple(ids), why=why, trace=tuple(gains), facts=facts)
-
-
-def _worst(grid: FixedPoint) -> float:
-    """The product at which similarity is 0."""
-    return -(grid.unit**-2)
-
-
-def _representation(grid: FixedPoint, ids: list[int]) -> Floats:
-    best: Floats = np.full(len(grid.rows), _worst(grid))
-    for row in ids:
-        np.maximum(best, grid.rows @ grid.rows[row], out=best)
-    return best
-
-
-def _gains(grid: FixedPoint, ids: list[int]) -> tuple[list[float], float]:
-    """What each choice added to the objective, on all similarities, and their sum."""
-    best: NDArray[Any] = np.full(len(grid.rows), _worst(grid))
-    totals = [best.sum()]
-    for start in range(0, len(ids), 64):
-        for products in grid.rows[ids[start : start + 64]] @ grid.rows.T:
-            np.maximum(best, products, out=best)
-            totals.append(best.sum())
-    gains = np.diff(totals) * grid.unit**2 / 2
-    return gains.tolist(), float(totals[-1] - totals[0]) * grid.unit**2 / 2
+    return RowSelection(tuple(ids), why=why, trace=tuple(gain * to_similarity for gain in gains), facts=facts)

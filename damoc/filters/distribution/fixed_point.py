@@ -36,7 +36,8 @@ class FixedPoint:
     @property
     def squares(self) -> Floats:
         """Squared lengths in units of ``unit ** 2``: float64 (N,)."""
-        return np.einsum("ij,ij->i", self.rows, self.rows)
+        squares: Floats = np.einsum("ij,ij->i", self.rows, self.rows)
+        return squares
 
 
 def fixed_point(points: NDArray[Any], terms: float, bits: int = FLOAT64_BITS) -> FixedPoint:

@@ -28,7 +28,7 @@ def k_center_greedy(
 
     Starts at the medoid (the row nearest to the mean), so that the choice depends on no seed; ties go to the lowest
     index. The covering radius is at most twice the optimum. O(budget * N * dimensions) time in matrix products. Squared
-    distances are exact (see :mod:`damoc.filters.distribution.fixed_point`): no processor's summing order flips a choice.
+    distances are exact (see :mod:`damoc.filters.distribution.fixed_point`): no summing order flips a choice.
 
     Args:
         signals: ``embedding`` float32 (N, dimensions).
@@ -68,4 +68,5 @@ def k_center_greedy(
 
 def _squared_distances_to_mean(points: FixedPoint) -> Floats:
     mean = points.rows.sum(axis=0) / len(points.rows)
-    return np.round((points.squares - 2 * (points.rows @ mean) + mean @ mean) * points.unit**2, 9)
+    squares: Floats = points.squares - 2 * (points.rows @ mean) + mean @ mean
+    return np.round(squares * points.unit**2, 9)

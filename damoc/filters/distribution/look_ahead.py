@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from damoc.filters.distribution.fixed_point import Floats
 
 LEADERS = 512
+TABLE_ROWS = 6_000
+"""Up to so many rows all are followed: their table takes 288 MB."""
 _BLOCK = 128
 
 
@@ -26,13 +28,11 @@ class LookAhead(ABC):
     Args:
         rows: float64 (N, dimensions).
         scores: float64 (N,), of every row before the first choice; the best row is chosen, ties go to the lowest index.
-        leaders: rows to follow.
     """
 
-    def __init__(self, rows: Floats, scores: Floats, leaders: int = LEADERS) -> None:
+    def __init__(self, rows: Floats, scores: Floats) -> None:
         self.rows = rows
         self.scores = scores
-        self.leaders = leaders
 
     def choose(self, budget: int) -> tuple[list[int], list[float]]:
         """Row numbers in the order of their choice, and the score of each when it was chosen.
@@ -51,11 +51,12 @@ class LookAhead(ABC):
         return ids, values
 
     def _batch(self, limit: int) -> tuple[list[int], list[float]]:
-        active = leaders(self.scores, self.leaders)
+        active = leaders(self.scores, LEADERS if len(self.rows) > TABLE_ROWS else TABLE_ROWS)
         others = self.scores.copy()
         others[active] = -np.inf
         rival = int(np.argmax(others))
-        table = self.rows[active] @ self.rows[active].T
+        followed = self.rows if len(active) == len(self.rows) else self.rows[active]
+        table = followed @ followed.T
         fresh = self.scores[active]
         batch: list[int] = []
         values: list[float] = []
@@ -89,12 +90,11 @@ class FarthestFirst(LookAhead):
     Args:
         rows: float64 (N, dimensions).
         first: the row that is chosen already.
-        leaders: rows to follow.
     """
 
-    def __init__(self, rows: Floats, first: int, leaders: int = LEADERS) -> None:
+    def __init__(self, rows: Floats, first: int) -> None:
         self.squares = np.einsum("ij,ij->i", rows, rows)
-        super().__init__(rows, np.full(len(rows), np.inf), leaders)
+        super().__init__(rows, np.full(len(rows), np.inf))
         self.synchronize([first])
         self.scores[first] = -np.inf
 
@@ -126,17 +126,16 @@ class LinearGreedy(LookAhead):
     Args:
         rows: float64 (N, dimensions).
         direction: float64 (dimensions,), :math:`w` before the first choice.
-        leaders: rows to follow.
     """  # noqa: D205
 
-    def __init__(self, rows: Floats, direction: Floats, leaders: int = LEADERS) -> None:
+    def __init__(self, rows: Floats, direction: Floats) -> None:
         self.direction = direction
         self.center = rows.mean(axis=0)
         squares = np.einsum("ij,ij->i", rows, rows)
         self.half_squares = squares / 2
         to_center = squares - 2 * (rows @ self.center) + self.center @ self.center
         self.radius = float(np.sqrt(max(0.0, to_center.max())))
-        super().__init__(rows, rows @ direction - self.half_squares, leaders)
+        super().__init__(rows, rows @ direction - self.half_squares)
 
     def refreshed(self, scores: Floats, active: NDArray[np.int64], row: int, products: Floats) -> Floats:
         """Every score falls by the product with the choice."""
