@@ -28,9 +28,9 @@ from damoc.models.load import load_model
 from damoc.signals.embedding import PACKAGED
 
 SETS = ("dolly", "pubmedqa", "squad_mini", "billsum")
-PARTS = {"instruction": 8, "input": 8, "output": 64}
+PARTS = {"output": 64, "instruction": 8, "input": 8}
 RATES = (0.8, 0.7, 0.5)
-TEXTS_A_SET, MOST_WORDS, LAYER = 40, 120, 5
+TEXTS_A_SET, MOST_WORDS, LAYER = 30, 100, 5
 FUNCTION_WORDS = frozenset(
     "a an the of to in on at by for with from as and or that this these those it its is are was were be been being has "
     "have had do does did will would shall can could may might there their they he she his her we our you your i"
@@ -39,7 +39,7 @@ FUNCTION_WORDS = frozenset(
 
 
 def texts_of(folder: Path, name: str, part: str, least: int) -> list[str]:
-    """The first texts of a set that are long enough, cut to 120 words, no text twice."""
+    """The first texts of a set that are long enough, cut to 100 words, no text twice."""
     with gzip.open(folder / name / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = (str(json.loads(line).get(part) or "") for line in lines)
         cut = (" ".join(row.split()[:MOST_WORDS]) for row in rows if len(row.split()) >= least)
@@ -112,7 +112,7 @@ def main() -> None:
         parts[part] = own
         at = f"{own['suggested_threshold']:.2f}"
         print(part, sum(own["texts"].values()), "texts, threshold", at, "pass:", own["pass_rate"][at], flush=True)
-    write_results(target, {"machine": facts(), "encoder": PACKAGED, "layer": LAYER, "parts": parts})
+        write_results(target, {"machine": facts(), "encoder": PACKAGED, "layer": LAYER, "parts": parts})
 
 
 if __name__ == "__main__":

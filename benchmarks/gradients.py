@@ -182,7 +182,7 @@ def main(results: Path = ROOT / "benchmarks/results/gradients.json") -> None:
         with lora(base, RANK, ALPHA, seed=0) as model:
             measured[name] = {"cost": cost(model, rows), "projection": cosine_errors(model, rows[:BATCH])}
         print(name, measured[name], flush=True)
-    write_results(results, {"machine": facts(), "threads": 1, "models": measured})
+        write_results(results, {"machine": facts(), "threads": 1, "models": measured})
 
 
 if __name__ == "__main__":

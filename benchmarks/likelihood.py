@@ -1,6 +1,6 @@
 """What a likelihood signal costs beside the bare forward pass of its model, and beside one row at a time.
 
-    python -m benchmarks.likelihood ../shared/data benchmarks/results/likelihood.json
+    python -m benchmarks.likelihood ../shared/data benchmarks/results/likelihood.json [ROWS [ROWS-OF-THE-LARGER-MODEL]]
 
 ``raw`` is ``model(input_ids, attention_mask)`` over the very same padded batches, on the device, without a loss.
 ``signal`` is the whole measurement of ``answer_loss``, ``prompt_loss`` and ``answer_tokens`` from rows to arrays:
@@ -145,19 +145,19 @@ def compare(loaded: LoadedModel, rows: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def main(data: Path, out: Path) -> None:
+def main(data: Path, out: Path, rows: int = 256, rows_larger: int = 32) -> None:
     """Measures both models and writes the results."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     results = {
         "machine": {**facts(), "torch_threads": torch.get_num_threads()},
         "data": "dolly, train split, from its start",
-        "tiny-reference": compare(load_model(SCORER), rows_of(data / "dolly/train.jsonl.gz", 256)),
-        "llama-8x512": compare(larger(), rows_of(data / "dolly/train.jsonl.gz", 24)),
+        "tiny-reference": compare(load_model(SCORER), rows_of(data / "dolly/train.jsonl.gz", rows)),
+        "llama-8x512": compare(larger(), rows_of(data / "dolly/train.jsonl.gz", rows_larger)),
     }
     write_results(out, results)
     print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

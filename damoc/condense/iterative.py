@@ -67,7 +67,7 @@ def compress_iteratively(
     max_length: int,
     segment_tokens: int,
     conditions: Sequence[str] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 8,
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Decides texts segment by segment, all texts of a batch at once.

@@ -96,7 +96,7 @@ def word_surprises(
     words: Sequence[Sequence[Word]],
     max_length: int,
     conditions: Sequence[str] | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> list[NDArray[Any]]:
     """The largest token surprise within each word; words are measured, so that the result fits every tokenizer.
@@ -114,7 +114,7 @@ def word_surprises(
         words: the words of each.
         max_length: tokens that the model reads at most, at least 4.
         conditions: text that stands before each one (the question before an answer), not scored.
-        batch_size: windows in a forward pass.
+        batch_size: windows in a forward pass; None takes 32 on a GPU and 4 on a CPU, whose caches more would overflow.
         on_progress: called with (windows done, windows).
 
     Returns:
@@ -134,7 +134,8 @@ def word_surprises(
             first += len(part) - skip
             if first >= len(own.ids):
                 break
-    losses = answer_losses(model, [window.row for window in windows], tokenizer.pad_token_id, batch_size, on_progress)
+    together = batch_size or (32 if next(model.parameters()).is_cuda else 4)
+    losses = answer_losses(model, [window.row for window in windows], tokenizer.pad_token_id, together, on_progress)
     surprises: list[NDArray[Any]] = [np.zeros(len(own), dtype=np.float32) for own in words]
     for window, nats in zip(windows, losses, strict=True):
         found = surprises[window.text]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 Project = Callable[[str, "torch.Tensor"], "torch.Tensor"]
-DIMENSIONS = 1024
+DIMENSIONS = 4096
 WARM_UP = WarmUp()
 _WARM_UP_SHARE = 0.05
 _WARM_UP_ROWS = 32

@@ -180,6 +180,7 @@ def test_graph_cut_reaches_its_share_of_the_optimum_where_it_is_monotone(seed):
     assert cut_value(kernel, list(selection.ids), 2.0) >= (1 - 1 / math.e) * optimum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [random_rows, clustered_rows])
 @pytest.mark.parametrize("weight", [1.0, 2.0])
 def test_submodlib_and_apricot_cut_alike(rows, weight):
@@ -194,6 +195,7 @@ def test_submodlib_and_apricot_cut_alike(rows, weight):
     assert fitted.ranking.tolist() == ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [random_rows, clustered_rows])
 def test_submodlib_and_apricot_cover_alike(rows):
     apricot = pytest.importorskip("apricot")

@@ -25,7 +25,6 @@ Places = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any]]
 _TILE = 1024
 _BLOCK = 128
 _PROBES = 64
-_FLAT_ROWS = 20_000
 
 
 def first_choices(rows: NDArray[Any], witnesses: NDArray[Any], worst: float, budget: int, pairs: float) -> list[int]:
@@ -109,13 +108,16 @@ def _column_sums(columns: csc_array, best: Floats) -> Floats:
 
 
 class LazyGreedy(ABC):
-    """Lazy greedy: the row with the best old gain is evaluated again until the best gain is a fresh one.
+    """Lazy greedy: rows with the best old gains are evaluated again until the best gain is a fresh one.
 
     Args:
         gains: float64 (N,), now or at an earlier time.
         best: float64 (N,), product of each row with its representative.
         chosen: row numbers that are chosen already.
     """
+
+    at_once = 1
+    """Old gains that are brought up to date together."""
 
     def __init__(self, gains: Floats, best: Floats, chosen: Sequence[int]) -> None:
         self.best = best
@@ -130,8 +132,9 @@ class LazyGreedy(ABC):
         while len(ids) < budget:
             row = int(np.argmax(self.gains))
             if self.evaluated[row] <= len(ids):
-                self.gains[row] = self.gain(row)
-                self.evaluated[row] = len(ids) + 1
+                stale = self._leaders(row, len(ids))
+                self.gains[stale] = self.fresh_gains(stale)
+                self.evaluated[stale] = len(ids) + 1
                 continue
             ids.append(row)
             gains.append(float(self.gains[row]))
@@ -139,9 +142,17 @@ class LazyGreedy(ABC):
             self.gains[row] = -np.inf
         return ids, gains
 
+    def _leaders(self, first: int, chosen: int) -> NDArray[np.int64]:
+        """The row of the best gain and others of the best old gains, all of them out of date."""
+        if self.at_once == 1 or len(self.gains) <= self.at_once:
+            return np.array([first])
+        top = np.argpartition(self.gains, -self.at_once)[-self.at_once :]
+        old = (self.evaluated[top] <= chosen) & (self.gains[top] > -np.inf)
+        return np.append(top[old], first)
+
     @abstractmethod
-    def gain(self, row: int) -> float:
-        """What a row would add now."""
+    def fresh_gains(self, rows: NDArray[np.int64]) -> Floats:
+        """What each of some rows would add now: float64 (rows,)."""
 
     @abstractmethod
     def represent(self, row: int) -> None:
@@ -156,15 +167,19 @@ class DenseGreedy(LazyGreedy):
         worst: product that stands for no representative.
     """
 
+    at_once = 16
+
     def __init__(self, rows: Floats, worst: float) -> None:
         self.table: Floats = rows @ rows.T
         gains = self.table.sum(axis=0) - len(rows) * worst
         super().__init__(gains, np.full(len(rows), worst), ())
 
-    def gain(self, row: int) -> float:
-        """Sum over a whole row of the table."""
-        excess = self.table[row] - self.best
-        return float(np.maximum(excess, 0.0, out=excess).sum())
+    def fresh_gains(self, rows: NDArray[np.int64]) -> Floats:
+        """Sums over whole rows of the table."""
+        excess = self.table[rows]
+        excess -= self.best
+        sums: Floats = np.maximum(excess, 0.0, out=excess).sum(axis=1)
+        return sums
 
     def represent(self, row: int) -> None:
         """Maximum with a whole row of the table."""
@@ -186,8 +201,11 @@ class SparseGreedy(LazyGreedy):
         self.products = columns.data
         super().__init__(column_excess(columns, best), best, chosen)
 
-    def gain(self, row: int) -> float:
-        """Sum over the rows in a column."""
+    def fresh_gains(self, rows: NDArray[np.int64]) -> Floats:
+        """Sums over the rows in each column."""
+        return np.array([self._gain(row) for row in rows.tolist()])
+
+    def _gain(self, row: int) -> float:
         part = slice(self.starts[row], self.starts[row + 1])
         excess = self.products[part] - self.best[self.members[part]]
         return float(np.maximum(excess, 0.0, out=excess).sum())
@@ -209,37 +227,6 @@ def column_excess(columns: csc_array, best: Floats) -> Floats:
         edges = np.concatenate([[0.0], np.cumsum(np.maximum(excess, 0.0))])
         sums[first : first + _TILE] = np.diff(edges[starts - starts[0]])
     return sums
-
-
-def nearest_pairs(points: FixedPoint, neighbours: int) -> csc_array:
-    """Products of every row with its nearest neighbours (faiss), itself among them.
-
-    The search is exhaustive up to 20,000 rows; above, it visits a part of an inverted file.
-
-    Args:
-        points: unit rows on a grid.
-        neighbours: of each row.
-
-    Returns:
-        Sparse (N, N) of products: a column holds the rows of which its row is a neighbour.
-    """
-    import faiss
-    from scipy.sparse import csc_array
-
-    rows = (points.rows * points.unit).astype(np.float32)
-    count, dimensions = rows.shape
-    index: Any = faiss.IndexFlatIP(dimensions)
-    if count > _FLAT_ROWS:
-        cells = int(np.sqrt(count))
-        index = faiss.IndexIVFFlat(index, dimensions, cells, faiss.METRIC_INNER_PRODUCT)
-        index.train(rows)
-        index.nprobe = max(1, cells // 16)
-    index.add(rows)
-    cosines, members = index.search(rows, min(neighbours, count))
-    owners = np.repeat(np.arange(count, dtype=np.int32), members.shape[1])
-    found = members.ravel() >= 0
-    products = np.rint(cosines.ravel()[found].astype(np.float64) / points.unit**2)
-    return csc_array((products, (owners[found], members.ravel()[found])), shape=(count, count))
 
 
 def worst_product(points: FixedPoint) -> float:

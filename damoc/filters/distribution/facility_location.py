@@ -13,12 +13,12 @@ from damoc.filters.distribution.coverage import (
     LazyGreedy,
     SparseGreedy,
     first_choices,
-    nearest_pairs,
     represented,
     useful_pairs,
     worst_product,
 )
 from damoc.filters.distribution.fixed_point import FLOAT32_BITS, unit_fixed_point
+from damoc.filters.distribution.neighbours import nearest_pairs
 from damoc.filters.ordering import reasons
 from damoc.filters.registry import RowSelection, Signals, register_filter
 
@@ -55,8 +55,9 @@ def facility_location(
     - up to 12,000 rows it is the same;
     - above, the first dozens of choices are greedy on a sample of 4,096 rows, all others are exact, and the grid is
       that of float32 products (cosines within about 2e-4): measured loss of the objective below 0.02 %;
-    - with ``neighbours``, which is 128 above 150,000 rows, a row counts for its nearest neighbours only (faiss): the
-      loss is measured in ``benchmarks/results/submodular.json``; ``facts`` has the objective on all similarities.
+    - with ``neighbours``, which is 128 above 150,000 rows, a row counts for its nearest neighbours only (faiss):
+      measured loss 0.12 % with 32 of them, below 0.03 % with 64, none with 128 (6,000 rows, where the search is
+      exhaustive; above 20,000 it is not). ``facts`` has the objective on all similarities.
 
     Args:
         signals: ``embedding`` float32 (N, dimensions), of any length but compared at unit length.
