@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from damoc.chat import ChatModel
 from damoc.condense.apply import rebuild
 from damoc.condense.bertscore import BertScorer
 from damoc.condense.compress import compress_words
@@ -16,7 +17,6 @@ from damoc.condense.repair import repair
 from damoc.condense.words import split_words
 from damoc.config import CondenseConfig
 from damoc.data.example import Example
-from damoc.models.chat import ChatModel
 from damoc.models.load import LoadedModel
 
 PARTS = ("instruction", "input", "output")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat import ChatModel
 from damoc.condense.apply import rebuild
 from damoc.condense.bertscore import BertScorer
 from damoc.condense.gate import Refusal, judge_kept, rounded
@@ -18,7 +19,6 @@ from damoc.condense.restore import Restoration, restore
 from damoc.condense.rewrite import RewriteOutcome, RewriteTask, rewrite
 from damoc.condense.rules import is_question, violations
 from damoc.config import RepairConfig
-from damoc.models.chat import ChatModel
 
 Progress = Callable[[str], Callable[[int, int], None]]
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat import ChatModel
+from damoc.chat.options import without_thoughts
 from damoc.condense.rules import rule_name
 from damoc.hashing import derive_seed
-from damoc.models.chat import ChatModel
-from damoc.models.options import without_thoughts
 
 _TEMPERATURES = (0.0, 0.3, 0.5)
 _LEAST_GAIN = 0.005

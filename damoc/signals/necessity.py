@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat.reply_cache import ReplyCache, Request
 from damoc.config import TuningConfig
 from damoc.data.prompts import render_prompt
 from damoc.errors import DamocError
 from damoc.evaluation.generation import generate
 from damoc.filters.hybrid.mods import seed_rows
 from damoc.hashing import sha256_file
-from damoc.models.reply_cache import ReplyCache, Request
 from damoc.signals.registry import SignalContext, register_signal
 from damoc.signals.reward import reward_of
 from damoc.signals.warm_up import adapted_scorer, encoded, tuned_adapter

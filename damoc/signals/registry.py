@@ -22,7 +22,7 @@ from damoc.data.example import Example
 from damoc.signals.cache import SignalCache
 
 if TYPE_CHECKING:
-    from damoc.models.chat import ChatModel
+    from damoc.chat import ChatModel
     from damoc.models.load import LoadedModel
 
 OnProgress = Callable[[int, int], None]
@@ -60,7 +60,7 @@ class SignalContext:
     @cached_property
     def judge(self) -> ChatModel:
         """The model that rates rows."""
-        from damoc.models.chat import open_chat_model
+        from damoc.chat import open_chat_model
 
         return open_chat_model(self.config.judge, self.cache)
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat import open_chat_model
 from damoc.condense.examples import PARTS, condense_examples
 from damoc.condense.record import journeys
 from damoc.data.example import Example
 from damoc.filters import RowSelection, choose, filter_named
 from damoc.hashing import derive_seed, sha256_json
-from damoc.models.chat import open_chat_model
 from damoc.models.load import LoadedModel, load_local, model_identity
 from damoc.progress import Progress
 from damoc.selection.record import FunnelStep
@@ -87,7 +87,7 @@ def filter_rows(context: Context, prepared: StepResult) -> StepResult:
         FILTER,
         {**config.model_dump(exclude={"options"}), "options": options, "seed": seed},
         {"prepared": prepared.content, **identities(models_of(needs), compression)},
-        code=("filters", "signals", "models", "stages/compress_data.py"),
+        code=("filters", "signals", "chat", "models", "data/prompts.py", "stages/compress_data.py"),
     )
     return context.run(step, work)
 
@@ -138,7 +138,7 @@ def condense_rows(context: Context, filtered: StepResult) -> StepResult:
         CONDENSE,
         {**config.model_dump(exclude=named), "max_length": limit, "samples": compression.samples, "seed": seed},
         inputs,
-        code=("condense", "models", "stages/compress_data.py", "stages/data_evidence.py"),
+        code=("condense", "chat", "models", "stages/compress_data.py", "stages/data_evidence.py"),
     )
     return context.run(step, work)
 

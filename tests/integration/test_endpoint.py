@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from chat_server import RealServer, Reply, chat_folder, completion, free_port, scripted
 
+from damoc.chat import LocalChat, open_chat_model
+from damoc.chat.endpoint import EndpointChat
 from damoc.config import LanguageModel, LocalModel
 from damoc.errors import InfrastructureError
-from damoc.models.chat import LocalChat, open_chat_model
-from damoc.models.endpoint import EndpointChat
 
 DIGITS = ["0", "1", "2", "3", "4", "5"]
 SECRET = "sk-very-secret"
@@ -21,7 +21,7 @@ SECRET = "sk-very-secret"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("damoc.models.patience._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("damoc.chat.patience._FIRST_PAUSE", 0.01)
 
 
 def _chat(url: str, folder: Path, **settings: Any) -> EndpointChat:

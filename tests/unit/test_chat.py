@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from damoc.chat import LocalChat, open_chat_model
+from damoc.chat.endpoint import EndpointChat
+from damoc.chat.options import first_token_probabilities, read_option, without_thoughts
+from damoc.chat.patience import RateLimit, pause_seconds, retry_after
+from damoc.chat.reply_cache import ReplyCache, Request
 from damoc.config import LanguageModel, LocalModel
 from damoc.models import local_chat
-from damoc.models.chat import LocalChat, open_chat_model
-from damoc.models.endpoint import EndpointChat
 from damoc.models.load import LoadedModel
-from damoc.models.options import first_token_probabilities, read_option, without_thoughts
-from damoc.models.patience import RateLimit, pause_seconds, retry_after
-from damoc.models.reply_cache import ReplyCache, Request
 
 DIGITS = ["0", "1", "2", "3", "4", "5"]
 TEMPLATE = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}[reply]"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat.reply_cache import ReplyCache, Request
 from damoc.config import LocalModel
 from damoc.data.prompts import Encoded, prompt_ids
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.batching import length_batches
 from damoc.models.likelihood import answer_losses
 from damoc.models.load import LoadedModel, load_local, model_identity
-from damoc.models.reply_cache import ReplyCache, Request
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class LocalChat:
         seed: int = 0,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[str | None]:
-        """See :meth:`damoc.models.chat.ChatModel.complete`."""
+        """See :meth:`damoc.chat.model.ChatModel.complete`."""
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         sampling = {"temperature": temperature, "seed": seed if temperature > 0 else 0}
         requests = [
@@ -70,7 +70,7 @@ class LocalChat:
         options: Sequence[str],
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> NDArray[np.float64]:
-        """See :meth:`damoc.models.chat.ChatModel.option_probabilities`: one forward pass a prompt.
+        """See :meth:`damoc.chat.model.ChatModel.option_probabilities`: one forward pass a prompt.
 
         An option counts with and without a space before it. Where the first tokens do not tell the options apart,
         whole options are scored by their likelihood.

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from damoc.chat.patience import RateLimit, pause_seconds, retry_after
+from damoc.chat.reply_cache import Request
 from damoc.config import LanguageModel
 from damoc.hashing import sha256_json
-from damoc.models.patience import RateLimit, pause_seconds, retry_after
-from damoc.models.reply_cache import Request
 from damoc.redaction import redact
 
 if TYPE_CHECKING:

@@ -1,18 +1,12 @@
-"""MEASURE: models that are asked questions, on this machine or behind an endpoint, with one face for both."""
+"""What every model that is asked questions can do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from damoc.config import LanguageModel
-from damoc.models.local_chat import LocalChat
-
-__all__ = ["ChatModel", "LocalChat", "open_chat_model"]
 
 OnProgress = Callable[[int, int], None]
 
@@ -69,17 +63,3 @@ class ChatModel(Protocol):
             DamocError: the local model cannot be loaded.
             InfrastructureError: the endpoint cannot be reached or refuses.
         """
-
-
-def open_chat_model(settings: LanguageModel, cache: Path) -> ChatModel:
-    """The model behind its endpoint where one is named, loaded here otherwise; nothing is loaded before it is needed.
-
-    Args:
-        settings: which model.
-        cache: folder of the caches; replies are kept in its folder ``replies``.
-    """
-    if settings.endpoint:
-        from damoc.models.endpoint import EndpointChat
-
-        return EndpointChat(settings, cache)
-    return LocalChat(settings, cache)

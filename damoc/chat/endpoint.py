@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat.client import ChatClient, EndpointFailure, Read, UnfitRequest
+from damoc.chat.options import first_token_probabilities, read_option, without_thoughts
+from damoc.chat.reply_cache import ReplyCache, Request
 from damoc.config import LanguageModel
 from damoc.errors import InfrastructureError
-from damoc.models.chat_client import ChatClient, EndpointFailure, Read, UnfitRequest
-from damoc.models.options import first_token_probabilities, read_option, without_thoughts
-from damoc.models.reply_cache import ReplyCache, Request
 from damoc.redaction import redact
 
 _TOP_TOKENS = 20
@@ -50,7 +50,7 @@ class EndpointChat:
         seed: int = 0,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[str | None]:
-        """See :meth:`damoc.models.chat.ChatModel.complete`."""
+        """See :meth:`damoc.chat.model.ChatModel.complete`."""
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
         sampling = {"temperature": temperature, "seed": seed} if temperature > 0 else {"temperature": 0.0}
         requests = [
@@ -65,7 +65,7 @@ class EndpointChat:
         options: Sequence[str],
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> NDArray[np.float64]:
-        """See :meth:`damoc.models.chat.ChatModel.option_probabilities`.
+        """See :meth:`damoc.chat.model.ChatModel.option_probabilities`.
 
         From the log-probabilities of the first token where the server gives them, else from a short reply in words.
         """
