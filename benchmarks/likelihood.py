@@ -2,7 +2,8 @@
 
     python -m benchmarks.likelihood ../shared/data benchmarks/results/likelihood.json [ROWS [ROWS-OF-THE-LARGER-MODEL]]
 
-``raw`` is ``model(input_ids, attention_mask)`` over the very same padded batches, on the device, without a loss.
+``raw`` is ``model(input_ids, attention_mask)`` over the very same padded batches, on the device, without a loss;
+``unmasked`` is the same without the attention mask, which batches padded on the right can do without.
 ``signal`` is the whole measurement of ``answer_loss``, ``prompt_loss`` and ``answer_tokens`` from rows to arrays:
 rendering, tokenising, batching, padding, the forward pass, the losses, and writing the cache to disk; the model is
 loaded before. ``one_row`` is a loop over rows with a batch of one: tokenising, the forward pass and its loss. They take
@@ -29,7 +30,7 @@ from benchmarks.machine import facts, write_results
 from damoc.config import DataCompression
 from damoc.data.example import Example
 from damoc.models.batching import length_batches, pad_batch
-from damoc.models.likelihood import _tokens_at_once
+from damoc.models.likelihood import _MAX_PADDING, _tokens_at_once
 from damoc.models.load import LoadedModel, load_model
 from damoc.signals import likelihood
 from damoc.signals.registry import SignalContext, measure_signals
@@ -77,7 +78,7 @@ def batches_of(loaded: LoadedModel, rows: Sequence[Example]) -> tuple[list[dict[
     batches = []
     for own in portions:
         encoded = [likelihood.encode_pair(loaded.tokenizer, row, loaded.max_length) for row in own]
-        for chosen in length_batches(encoded, likelihood._BATCH, _tokens_at_once(loaded.model)):
+        for chosen in length_batches(encoded, likelihood._BATCH, _tokens_at_once(loaded.model), _MAX_PADDING):
             batches.append(pad_batch([encoded[at] for at in chosen], loaded.tokenizer.pad_token_id, "cpu"))
     masks = [batch["attention_mask"] for batch in batches]
     return batches, 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
@@ -86,12 +87,17 @@ def batches_of(loaded: LoadedModel, rows: Sequence[Example]) -> tuple[list[dict[
 def ways(
     loaded: LoadedModel, rows: Sequence[Example], batches: Sequence[dict[str, Any]]
 ) -> dict[str, Callable[[], Any]]:
-    """The three ways to run a model over rows."""
+    """The ways to run a model over rows."""
 
     def raw() -> None:
         with torch.inference_mode():
             for batch in batches:
                 loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+
+    def unmasked() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                loaded.model(input_ids=batch["input_ids"], use_cache=False)
 
     def signal() -> None:
         config = DataCompression.model_validate({"signals": {"scorer": {"model": SCORER}}})
@@ -106,7 +112,7 @@ def ways(
                 ids = torch.tensor([likelihood.encode_pair(loaded.tokenizer, row, loaded.max_length).ids])
                 loaded.model(input_ids=ids, labels=ids, use_cache=False)
 
-    return {"raw": raw, "signal": signal, "one_row": one_row}
+    return {"raw": raw, "unmasked": unmasked, "signal": signal, "one_row": one_row}
 
 
 def compare(loaded: LoadedModel, rows: Sequence[Example]) -> dict[str, Any]:
@@ -133,8 +139,9 @@ def compare(loaded: LoadedModel, rows: Sequence[Example]) -> dict[str, Any]:
         "processor_seconds": {name: round(float(np.median(times)), 3) for name, times in work.items()},
         "rows_per_second": round(len(rows) / float(np.median(wall["signal"])), 1),
         **{
-            f"share_of_raw_throughput_{kind}": round(float(np.median(np.divide(times["raw"], times["signal"]))), 3)
+            f"share_of_{bare}_throughput_{kind}": round(float(np.median(np.divide(times[bare], times["signal"]))), 3)
             for kind, times in (("wall", wall), ("processor", work))
+            for bare in ("raw", "unmasked")
         },
         **{
             f"times_faster_than_one_row_{kind}": round(

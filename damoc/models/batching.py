@@ -11,18 +11,23 @@ if TYPE_CHECKING:
     import torch
 
 
-def length_batches(rows: Sequence[Encoded], batch_size: int, max_tokens: int = 1 << 14) -> Iterator[list[int]]:
+def length_batches(
+    rows: Sequence[Encoded], batch_size: int, max_tokens: int = 1 << 14, max_padding: float = 1.0
+) -> Iterator[list[int]]:
     """Indices of rows of similar length, longest first, so that an out-of-memory shows at once.
 
     Args:
         rows: encoded rows.
         batch_size: rows at most.
         max_tokens: padded tokens at most (a single longer row stands alone).
+        max_padding: share of padding that a row brings with it at most.
     """
     order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].ids), index))
     batch: list[int] = []
     for index in order:
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * len(rows[batch[0]].ids) > max_tokens):
+        longest = len(rows[batch[0]].ids) if batch else 0
+        full = len(batch) == batch_size or (len(batch) + 1) * longest > max_tokens
+        if batch and (full or longest - len(rows[index].ids) > max_padding * longest):
             yield batch
             batch = []
         batch.append(index)

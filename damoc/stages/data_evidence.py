@@ -15,6 +15,7 @@ from damoc.data.example import Example
 from damoc.selection.record import DataEvidence, Distribution, Sample
 
 _BINS = 24
+_DECIMALS = 6
 _SIGNALS_SHOWN = 4
 _SHOWN = {
     "cut": "cut by the filter",
@@ -56,12 +57,15 @@ def data_evidence(
 
 def histogram(name: str, groups: Mapping[str, Sequence[float]], limit: float | None = None) -> Distribution | None:
     """Counts of each group in bins that all share; None where there is nothing to count."""
-    values = np.array([value for group in groups.values() for value in group], dtype=np.float64)
+    rounded = {group: np.round(np.array(own, dtype=np.float64), _DECIMALS) for group, own in groups.items()}
+    values = np.concatenate(list(rounded.values()))
     if len(values) == 0:
         return None
-    edges = np.histogram_bin_edges(values, bins=min(_BINS, max(1, len(np.unique(values)))))
-    series = {group: np.histogram(own, bins=edges)[0].tolist() for group, own in groups.items()}
-    return Distribution(name, [round(edge, 6) for edge in edges.tolist()], series, limit)
+    width = 10.0**-_DECIMALS
+    bins = min(_BINS, len(np.unique(values)), max(1, int((values.max() - values.min()) / width)))
+    edges = np.histogram_bin_edges(values, bins=bins)
+    series = {group: np.histogram(own, bins=edges)[0].tolist() for group, own in rounded.items()}
+    return Distribution(name, edges.tolist(), series, limit)
 
 
 def _filter_distributions(choice: Mapping[str, Any]) -> list[Distribution]:

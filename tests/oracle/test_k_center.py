@@ -85,7 +85,6 @@ def test_more_rows_than_distinct_points_are_chosen_in_their_order():
 
 @pytest.mark.parametrize("repeats", [1, 5])
 def test_following_few_rows_gives_the_picks_of_the_brute_force(repeats, monkeypatch):
-    monkeypatch.setattr(look_ahead, "TABLE_ROWS", 0)
     monkeypatch.setattr(look_ahead, "LEADERS", 24)
     points = np.random.default_rng(repeats).normal(size=(300 // repeats, 8)).astype(np.float32)
     points = np.repeat(points, repeats, axis=0)

@@ -86,7 +86,6 @@ def naive_coverage(kernel: np.ndarray, budget: int) -> list[int]:
 @pytest.fixture
 def few_followed(monkeypatch):
     """Small sets take the way of large ones."""
-    monkeypatch.setattr(look_ahead, "TABLE_ROWS", 0)
     monkeypatch.setattr(look_ahead, "LEADERS", 24)
     monkeypatch.setattr(facility_location, "TABLE_ROWS", 0)
     monkeypatch.setattr(coverage, "_TILE", 64)

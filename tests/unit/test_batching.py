@@ -21,6 +21,18 @@ def test_every_row_stands_in_one_batch_within_the_limits_longest_first(rows, bat
         assert len(batch) == 1 or len(batch) * len(rows[batch[0]].ids) <= max_tokens
 
 
+@given(rows_of, st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.5]))
+def test_no_row_of_a_batch_is_padded_by_more_than_its_share(rows, batch_size, max_padding):
+    batches = list(length_batches(rows, batch_size, max_padding=max_padding))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
+    for batch in batches:
+        lengths = [len(rows[index].ids) for index in batch]
+        assert max(lengths) - min(lengths) <= max_padding * max(lengths)
+    for batch, following in zip(batches, batches[1:], strict=False):
+        longest = len(rows[batch[0]].ids)
+        assert len(batch) == batch_size or longest - len(rows[following[0]].ids) > max_padding * longest
+
+
 def test_padding_is_masked_and_only_answers_are_labelled():
     padded = pad_batch([Encoded((5, 6, 7, 8), 2), Encoded((9, 5), 1)], pad_id=5, device="cpu")
     assert padded["input_ids"].tolist() == [[5, 6, 7, 8], [9, 5, 5, 5]]

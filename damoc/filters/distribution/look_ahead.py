@@ -8,6 +8,7 @@ those of the plain loop.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -17,8 +18,6 @@ from numpy.typing import NDArray
 from damoc.filters.distribution.fixed_point import Floats
 
 LEADERS = 512
-TABLE_ROWS = 6_000
-"""Up to so many rows all are followed: their table takes 288 MB."""
 _BLOCK = 128
 
 
@@ -51,23 +50,22 @@ class LookAhead(ABC):
         return ids, values
 
     def _batch(self, limit: int) -> tuple[list[int], list[float]]:
-        active = leaders(self.scores, LEADERS if len(self.rows) > TABLE_ROWS else TABLE_ROWS)
+        active = leaders(self.scores, LEADERS)
         others = self.scores.copy()
         others[active] = -np.inf
         rival = int(np.argmax(others))
         followed = self.rows if len(active) == len(self.rows) else self.rows[active]
-        table = followed @ followed.T
         fresh = self.scores[active]
         batch: list[int] = []
         values: list[float] = []
         while len(batch) < limit:
             place = int(np.argmax(fresh))
-            row, score, ceiling = int(active[place]), float(fresh[place]), self.ceiling(float(others[rival]), batch)
+            row, score, ceiling = int(active[place]), float(fresh[place]), self.ceiling(float(others[rival]))
             if score < ceiling or (score == ceiling and row > rival):
                 break
             batch.append(row)
             values.append(score)
-            fresh = self.refreshed(fresh, active, row, table[place])
+            fresh = self.refreshed(fresh, active, row, followed @ self.rows[row])
             fresh[place] = -np.inf
         return batch, values
 
@@ -76,8 +74,8 @@ class LookAhead(ABC):
         """Scores of the active rows after one more choice, given their products with it."""
 
     @abstractmethod
-    def ceiling(self, best: float, batch: Sequence[int]) -> float:
-        """What no row outside the active ones can exceed after a batch, given their best score before it."""
+    def ceiling(self, best: float) -> float:
+        """What no row outside the active ones can exceed now, given their best score at the last synchronization."""
 
     @abstractmethod
     def synchronize(self, batch: Sequence[int]) -> None:
@@ -103,7 +101,7 @@ class FarthestFirst(LookAhead):
         distances: Floats = self.squares[active] + self.squares[row] - 2.0 * products
         return np.minimum(scores, distances)
 
-    def ceiling(self, best: float, batch: Sequence[int]) -> float:
+    def ceiling(self, best: float) -> float:
         """Distances to the nearest choice never grow."""
         return best
 
@@ -130,6 +128,7 @@ class LinearGreedy(LookAhead):
 
     def __init__(self, rows: Floats, direction: Floats) -> None:
         self.direction = direction
+        self.move = np.zeros_like(direction)
         self.center = rows.mean(axis=0)
         squares = np.einsum("ij,ij->i", rows, rows)
         self.half_squares = squares / 2
@@ -139,20 +138,21 @@ class LinearGreedy(LookAhead):
 
     def refreshed(self, scores: Floats, active: NDArray[np.int64], row: int, products: Floats) -> Floats:
         """Every score falls by the product with the choice."""
+        self.move -= self.rows[row]
         return scores - products
 
-    def ceiling(self, best: float, batch: Sequence[int]) -> float:
-        """Their best score before the batch and the most that the move of the direction can add."""
-        if not batch:
+    def ceiling(self, best: float) -> float:
+        """Their best score before and the most that the move of the direction since then can add."""
+        if not self.move.any():
             return best
-        move = -self.rows[np.asarray(batch)].sum(axis=0)
-        most = float(self.center @ move) + self.radius * float(np.linalg.norm(move))
+        most = float(self.center @ self.move) + self.radius * math.sqrt(self.move @ self.move)
         return best + most + 1e-9 * (abs(best) + abs(most))
 
     def synchronize(self, batch: Sequence[int]) -> None:
         """One product of all rows with the new direction."""
         chosen = np.isneginf(self.scores)
-        self.direction = self.direction - self.rows[np.asarray(batch)].sum(axis=0)
+        self.direction = self.direction + self.move
+        self.move = np.zeros_like(self.direction)
         self.scores = self.rows @ self.direction - self.half_squares
         self.scores[chosen] = -np.inf
 
