@@ -212,7 +212,8 @@ def data_compress(config: Config, out: Out = None, settings: Settings = None, as
     from damoc.terminal.data import print_data_compression
 
     context = _context(config, settings)
-    _, result = compress(context, prepare(context))
+    filtered, result = compress(context, prepare(context))
+    _export(filtered, out)
     if as_json:
         _export(result, out)
         typer.echo(json.dumps(dict(result.summary), indent=1))

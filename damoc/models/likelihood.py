@@ -61,7 +61,11 @@ def _tokens_at_once(model: Any) -> int:
 
 
 def token_losses(model: Any, padded: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Nats of each label given what stands before it: float32 (rows, length - 1), 0 where the label is -100."""
+    """Nats of each label given what stands before it: float32 (rows, length - 1), 0 where the label is -100.
+
+    Padding stands on the right, where no token of a causal model looks, so that no mask is needed; without one,
+    attention takes its fast path.
+    """
     import torch
     from torch.nn import functional
 

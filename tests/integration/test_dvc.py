@@ -38,7 +38,13 @@ def test_repro_runs_once_and_the_hash_is_a_tag(finished: Finished, tmp_path: Pat
     first = _dvc(tmp_path, "repro")
     assert first.count("Running stage") == 3
     results = tmp_path / "results"
-    assert {path.name for path in (results / "compressed").iterdir()} == {"train.jsonl", "condense.json"}
+    assert {path.name for path in (results / "compressed").iterdir()} == {
+        "train.jsonl",
+        "choice.json",
+        "condense.json",
+        "journey.jsonl",
+        "data_evidence.json",
+    }
     assert "llama" in _dvc(tmp_path, "metrics", "show")
     second = _dvc(tmp_path, "repro")
     assert "Running stage" not in second

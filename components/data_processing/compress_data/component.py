@@ -8,8 +8,8 @@ from kfp import dsl
 def compress_data(config_uri: str, selection_id: str, prepared: str) -> str:
     """Choose the training rows that stand for all of them and drop the words that a reader foresees.
 
-    Filters by the configured method (k-center greedy, random, ...), condenses by token perplexity, and puts back
-    whatever a BERTScore gate refuses.
+    Filters by the configured method, condenses by token perplexity, and repairs or puts back whatever a BERTScore gate
+    refuses. The evidence says for every row what became of it and why.
 
     Args:
         config_uri: Config that ``damoc select`` published: a path or an s3:// URI.
