@@ -59,14 +59,7 @@ def make_config(dataset: str, data: Path | None, candidates: Sequence[str], work
         "dataset": {**source, "limit": {"train": rows, "valid": 24, "test": 120}},
         "data_compression": {"condense": {"enabled": False, "compressor": str(ROOT / "zoo/tiny-reference")}},
         "model_compression": {"ratio": 0.25},
-        "tuning": {
-            "learning_rate": 3e-3,
-            "epochs": 3,
-            "batch_size": 8,
-            "max_length": 256,
-            "dropout": 0.0,
-            "dtype": "float32",
-        },
+        "tuning": TUNING,
         "evaluation": {"task": CLOSED if dataset in ("pubmedqa", "cloud-service") else FREE_FORM, "metric": METRIC},
         "candidates": [{"id": name, "model": str(ROOT / "zoo" / f"tiny-{name}")} for name in candidates],
     }
@@ -167,11 +160,6 @@ def table(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     lines += [line for _, line in sorted(rows)]
     lines.append(f"| all rows | {np.mean(list(full[METRIC].values())):.3f} | | | 1.00 |")
     return "\n".join(lines)
-
-
-def agreement(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
-    """Kendall's tau between two scores of the same candidates."""
-    return float(kendalltau([scores[name] for name in reference], list(reference.values()))[0])
 
 
 if __name__ == "__main__":

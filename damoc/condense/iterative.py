@@ -74,7 +74,7 @@ def compress_iteratively(
 
     A segment's words are measured given the kept words of the earlier segments, whose keys and values are cached
     (Jiang et al., "LLMLingua", EMNLP 2023, algorithm 2). With conditions, the importance of a word is its surprise
-    less its surprise given the condition ("LongLLMLingua", ACL 2024, equation 3). Each segment gets its share of what
+    less its surprise given the condition ("LongLLMLingua", ACL 2024). Each segment gets its share of what
     is left of the text's budget. A text of one segment gets what one pass over it gives.
 
     Args:

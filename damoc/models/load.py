@@ -110,7 +110,7 @@ def load_model(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     quantised = {"quantization_config": _four_bits(dtype)} if four_bit else {}
     try:
-        tokenizer = _load_tokenizer(source, **options)
+        tokenizer = load_tokenizer(source, **options)
         loading: Any = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options, **quantised
         )
@@ -153,11 +153,22 @@ def _four_bits(dtype: str) -> Any:
     )
 
 
-def _load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+def load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
     """The tokenizer as its tokenizer.json has it.
 
     ``AutoTokenizer`` of transformers 5 may take the class of the architecture instead, which keeps the vocabulary but
     replaces splitting and decoding: such texts lose their spaces without a word (huggingface/transformers#48206).
+
+    Args:
+        source: folder or hub id.
+        revision: commit of a hub model.
+        trust_remote_code: runs code from the repository.
+
+    Returns:
+        A tokenizer of transformers.
+
+    Raises:
+        OSError: there is none.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils.hub import cached_file

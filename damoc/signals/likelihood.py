@@ -41,7 +41,7 @@ def pair_losses(context: SignalContext) -> Mapping[str, NDArray[Any]]:
 
     Returns:
         ``answer_loss`` float64 (N,): nats per answer token given the prompt, L(A|Q) of Li et al., "Superfiltering",
-        ACL 2024, equation 1. ``prompt_loss`` float64 (N,): nats per prompt token, the first one not counted; 0 where
+        ACL 2024. ``prompt_loss`` float64 (N,): nats per prompt token, the first one not counted; 0 where
         the prompt is a single token. ``answer_tokens`` int64 (N,): answer tokens that were scored. The sums behind the
         means are kept in float32.
 
@@ -70,7 +70,7 @@ def alone_losses(context: SignalContext) -> Mapping[str, NDArray[Any]]:
     One forward pass for each distinct answer, over the token ids that ``answer_loss`` scores.
 
     Returns:
-        ``alone_loss`` float64 (N,): nats per answer token, L(A) of Li et al., "Superfiltering", ACL 2024, equation 2.
+        ``alone_loss`` float64 (N,): nats per answer token, L(A) of Li et al., "Superfiltering", ACL 2024.
 
     Raises:
         DamocError: the scorer cannot be loaded, or its losses are no numbers.

@@ -92,7 +92,7 @@ def judge(context: SignalContext) -> Mapping[str, NDArray[Any]]:
 
     Returns:
         ``judge`` float64 (N,): expected score; NaN where the judge gave no usable reply, which is asked again the next
-        time. Chen et al., "AlpaGasus", ICLR 2024, section 2, with the expected score in place of a parsed one.
+        time. Chen et al., "AlpaGasus", ICLR 2024, with the expected score in place of a parsed one.
 
     Raises:
         DamocError: the judge cannot be loaded.
@@ -107,7 +107,7 @@ def complexity(context: SignalContext) -> Mapping[str, NDArray[Any]]:
 
     Returns:
         ``complexity`` float64 (N,): expected score, NaN as in ``judge``. Liu et al., "What Makes Good Data for
-        Alignment?", ICLR 2024, section 2.3, with the judge in place of a model trained to score.
+        Alignment?", ICLR 2024, with the judge in place of a model trained to score.
 
     Raises:
         DamocError: the judge cannot be loaded.
@@ -122,7 +122,7 @@ def quality(context: SignalContext) -> Mapping[str, NDArray[Any]]:
 
     Returns:
         ``quality`` float64 (N,): expected score, NaN as in ``judge``. Liu et al., "What Makes Good Data for
-        Alignment?", ICLR 2024, section 2.4, with the judge in place of a model trained to score.
+        Alignment?", ICLR 2024, with the judge in place of a model trained to score.
 
     Raises:
         DamocError: the judge cannot be loaded.

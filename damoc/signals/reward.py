@@ -13,7 +13,7 @@ from damoc.data.prompts import Encoded
 from damoc.errors import DamocError
 from damoc.hashing import canonical_json
 from damoc.models.batching import length_batches
-from damoc.models.load import _load_tokenizer, check_model_files, model_identity
+from damoc.models.load import check_model_files, load_tokenizer, model_identity
 from damoc.signals.embedding import PACKAGED, embed
 from damoc.signals.registry import SignalContext, register_signal
 
@@ -28,7 +28,7 @@ def reward(context: SignalContext) -> Mapping[str, NDArray[Any]]:
     """Reward of each row's answer to its instruction and input.
 
     Returns:
-        ``reward`` float64 (N,), see :func:`reward_of`. The quality of Du et al., "MoDS", 2023, section 3.1.
+        ``reward`` float64 (N,), see :func:`reward_of`. The quality of Du et al., "MoDS", 2023.
 
     Raises:
         DamocError: the reward model cannot be loaded.
@@ -144,7 +144,7 @@ def load_classifier(source: str, revision: str | None, max_length: int) -> Class
     from transformers import AutoModelForSequenceClassification
 
     try:
-        tokenizer = _load_tokenizer(source, revision, trust_remote_code=False)
+        tokenizer = load_tokenizer(source, revision, trust_remote_code=False)
         loading: Any = AutoModelForSequenceClassification.from_pretrained(
             source, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from damoc.config import TuningConfig
 from damoc.data.example import Example
-from damoc.data.prompts import Encoded, encode
+from damoc.data.prompts import Encoded
 from damoc.errors import CandidateError, DamocError
 from damoc.hashing import sha256_json
 from damoc.models.load import LoadedModel
 from damoc.signals.identity import local_identity
+from damoc.signals.likelihood import encode_pair
 from damoc.signals.registry import SignalContext
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def chosen_by_hash(rows: Sequence[Example], share: float, at_least: int, seed: i
 
 
 def encoded(context: SignalContext, rows: Iterable[Example]) -> list[Encoded]:
-    """Rows as the scorer reads them."""
+    """Rows as the likelihood signals read them, without the token that ends texts."""
     limit = min(context.max_length, context.scorer.max_length)
-    return [encode(context.scorer.tokenizer, row, limit) for row in rows]
+    return [encode_pair(context.scorer.tokenizer, row, limit) for row in rows]
 
 
 def kept_tensors(

@@ -95,18 +95,6 @@ def useful_pairs(rows: NDArray[Any], best: Floats) -> csc_array:
     return csc_array(coo_array((values, (above, across)), shape=(len(rows), len(rows))))
 
 
-def _column_sums(columns: csc_array, best: Floats) -> Floats:
-    sums = np.zeros(len(best))
-    for first in range(0, len(best), _TILE):
-        starts = columns.indptr[first : first + _TILE + 1]
-        part = slice(starts[0], starts[-1])
-        excess = columns.data[part] - best[columns.indices[part]]
-        np.maximum(excess, 0.0, out=excess)
-        edges = np.concatenate([[0.0], np.cumsum(excess)])
-        sums[first : first + _TILE] = np.diff(edges[starts - starts[0]])
-    return sums
-
-
 class LazyGreedy(ABC):
     """Lazy greedy: rows with the best old gains are evaluated again until the best gain is a fresh one.
 
@@ -163,16 +151,16 @@ class DenseGreedy(LazyGreedy):
     """Lazy greedy on the table of all products.
 
     Args:
-        rows: float64 (N, dimensions) of whole numbers.
+        table: float64 (N, N), symmetric.
         worst: product that stands for no representative.
     """
 
     at_once = 16
 
-    def __init__(self, rows: Floats, worst: float) -> None:
-        self.table: Floats = rows @ rows.T
-        gains = self.table.sum(axis=0) - len(rows) * worst
-        super().__init__(gains, np.full(len(rows), worst), ())
+    def __init__(self, table: Floats, worst: float) -> None:
+        self.table = table
+        gains: Floats = table.sum(axis=0) - len(table) * worst
+        super().__init__(gains, np.full(len(table), worst), ())
 
     def fresh_gains(self, rows: NDArray[np.int64]) -> Floats:
         """Sums over whole rows of the table."""

@@ -80,7 +80,7 @@ def facility_location(
     if neighbours is not None:
         greedy: LazyGreedy = SparseGreedy(nearest_pairs(grid, neighbours), np.full(count, worst_product(grid)))
     elif count <= TABLE_ROWS:
-        greedy = DenseGreedy(grid.rows, worst_product(grid))
+        greedy = DenseGreedy(grid.rows @ grid.rows.T, worst_product(grid))
     else:
         sample = slice(None) if exact else np.sort(np.random.default_rng(seed).permutation(count)[:WITNESSES])
         rows = grid.rows if exact else grid.rows.astype(np.float32)

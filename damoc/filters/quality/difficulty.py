@@ -25,7 +25,7 @@ def instruction_following_difficulty(
         answer_loss: float (N,), mean nats per answer token given the instruction.
         alone_loss: float (N,), mean nats per answer token of the answer by itself.
         form: ``perplexity`` is the ratio of perplexities exp(answer_loss - alone_loss) (Li et al., ACL 2024), ``loss``
-            the ratio of losses answer_loss / alone_loss (Li et al., NAACL 2024, equation 5).
+            the ratio of losses answer_loss / alone_loss (Li et al., NAACL 2024).
 
     Returns:
         float64 (N,), positive, NaN where a loss is not finite.
