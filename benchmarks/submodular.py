@@ -7,9 +7,9 @@ and the peak of its resident memory (interpreter and embeddings included). ``sma
 one process, medians over the repeats (peers stop repeating after a minute): the filter starts at the embeddings, the
 peers at a finished table of similarities, whose cost is given beside; ``ratio`` leaves that cost out,
 ``ratio_with_table`` adds it. Facility location, which up to 6,000 rows makes such a table itself, also runs on the
-peers' finished one (``damoc, same table``). ``approximation`` compares facility location from a sample and from nearest neighbours
-with the exact choice. ``--real`` repeats all on MiniLM embeddings of 10,000 rows of dolly (computed once, kept in
-``.damoc-bench/``). Synthetic rows are a mixture (see :func:`clustered`).
+peers' finished one (``damoc, same table``). ``approximation`` compares facility location from a sample and from nearest
+neighbours with the exact choice. ``--real`` repeats all on MiniLM embeddings of 10,000 rows of dolly (computed once,
+kept in ``.damoc-bench/``). Synthetic rows are a mixture (see :func:`clustered`).
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def condense_examples(
     Questions and contexts are scored by themselves. Answers are scored by how much the question explains them
     (contrastive perplexity, LongLLMLingua, arXiv 2310.06839). The gate is BERTScore and the rules of
     :mod:`damoc.condense.rules`; a text that it refuses goes to the rewriter, then to the restorer, and stays as it
-    was where neither helps. Closed answers and short texts are never touched; options and gold answers stay whole.
+    was where neither helps. Closed answers, answers that are spans of the input and short texts are never touched;
+    options and gold answers stay whole.
 
     Args:
         rows: examples.
@@ -71,6 +72,8 @@ def _left_alone(row: Example, part: str, config: CondenseConfig) -> str:
     """Why a part is not condensed, whatever its length; empty where it is."""
     if part == "output" and row.choices:
         return "a closed answer"
+    if part == "output" and row.output.strip() in row.input:
+        return "a span of the input"
     return "rate 1" if getattr(config.rates, part) >= 1 else ""
 
 

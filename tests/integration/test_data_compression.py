@@ -30,7 +30,11 @@ def context(folder: Path, **compression: Any) -> Context:
     """The small selection with other settings of the data stage."""
     path = small_config(folder)
     raw = yaml.safe_load(path.read_text())
-    raw["dataset"] |= {"splits": {"valid": 0.3, "test": 0.2}, "limit": {"train": 60, "valid": 6, "test": 6}}
+    raw["dataset"] |= {
+        "fields": {"group": "none"},
+        "splits": {"valid": 0.2, "test": 0.2},
+        "limit": {"train": 60, "valid": 6, "test": 6},
+    }
     for section, values in compression.items():
         raw["data_compression"].setdefault(section, {}).update(values)
     path.write_text(yaml.safe_dump(raw))

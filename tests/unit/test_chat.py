@@ -17,7 +17,7 @@ from damoc.chat.options import first_token_probabilities, read_option, without_t
 from damoc.chat.patience import RateLimit, pause_seconds, retry_after
 from damoc.chat.reply_cache import ReplyCache, Request
 from damoc.config import LanguageModel, LocalModel
-from damoc.models import local_chat
+from damoc.chat import local as local_chat
 from damoc.models.load import LoadedModel
 
 DIGITS = ["0", "1", "2", "3", "4", "5"]

@@ -84,6 +84,7 @@ def test_every_part_that_says_something_has_one_entry_with_a_reason(toy):
     assert [(entry["id"], entry["part"]) for entry in record] == given
     why = {(entry["id"], entry["part"]): entry["why"] for entry in record}
     assert why["closed", "output"] == "a closed answer"
+    assert why["span", "output"] == "a span of the input"
     assert why["open", "instruction"] == "rate 1"
     assert why["short", "input"] == "too short: 4 of 8 words"
     assert why["short", "output"] == "too short: 1 of 64 words"
