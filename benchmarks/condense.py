@@ -207,7 +207,12 @@ def main() -> None:
     with_peer = arguments.peer is not None and (arguments.peer / "llmlingua").is_dir()
     if not with_peer:
         print("llmlingua is not there, only damoc is measured; install it as the head of this file says, give --peer")
-    results: dict[str, Any] = {"machine": facts(), "peer": "llmlingua 0.2.2" if with_peer else None, "speed": []}
+    results: dict[str, Any] = {
+        "machine": facts(),
+        "threads": torch.get_num_threads(),
+        "peer": "llmlingua 0.2.2" if with_peer else None,
+        "speed": [],
+    }
     reference = load_model("zoo/tiny-reference")
     for name, loaded, some in (
         ("tiny-reference", reference, texts),
