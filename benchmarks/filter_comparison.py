@@ -67,11 +67,11 @@ def make_config(dataset: str, data: Path | None, candidates: Sequence[str], work
 
 
 def choices(methods: Sequence[str]) -> Iterator[tuple[str, float, int]]:
-    """(method, budget, repeat) of every choice that is compared."""
+    """(method, budget, repeat) of every choice that is compared, all rows first."""
+    yield "random", 1.0, 0
     for method in methods:
         for budget in BUDGETS:
             yield from ((method, budget, repeat) for repeat in range(RANDOM_SEEDS if method == "random" else 1))
-    yield "random", 1.0, 0
 
 
 def score(context: Context, candidate: str, proxy: StepResult, prepared: StepResult, data: StepResult) -> float:

@@ -30,7 +30,20 @@ from damoc.hashing import canonical_json, hash_tree, sha256_json, sha256_text
 from damoc.tracking import storage
 
 MARKER = "_SUCCESS.json"
-_LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "bitsandbytes",
+    "sentence-transformers",
+    "bert-score",
+    "faiss-cpu",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "regex",
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from damoc.config import DataCompression, LanguageModel, LocalModel, SelectionCo
 from damoc.errors import DamocError, Problem
 from damoc.evaluation.registry import metric_of, task_named
 from damoc.filters.registry import filter_named
-from damoc.models.load import check_model_files
+from damoc.models.load import check_model_files, is_commit
 from damoc.signals.embedding import PACKAGED
 from damoc.tracking import storage
 
@@ -103,10 +103,13 @@ def _check_models(config: SelectionConfig, where: str) -> list[Problem]:
 def _check_data_models(config: DataCompression, where: str) -> list[Problem]:
     condense, signals = config.condense, config.signals
     causal: dict[str, LocalModel | None] = {"signals.scorer": signals.scorer, "signals.judge": signals.judge}
-    encoders = {"signals.encoder": signals.encoder, "signals.reward": signals.reward}
+    encoders = {
+        "signals.encoder": (signals.encoder, signals.encoder_revision, "encoder_revision"),
+        "signals.reward": (signals.reward, signals.reward_revision, "reward_revision"),
+    }
     if condense.enabled:
         causal |= {"condense.compressor": condense.local_model, "condense.repair.rewriter": condense.repair.rewriter}
-        encoders["condense.gate.encoder"] = condense.gate.encoder
+        encoders["condense.gate.encoder"] = (condense.gate.encoder, condense.gate.revision, "revision")
     problems = []
     for field, model in causal.items():
         if model is None or (isinstance(model, LanguageModel) and model.endpoint):
@@ -115,10 +118,15 @@ def _check_data_models(config: DataCompression, where: str) -> list[Problem]:
             what, _, fix = problem.partition("; ")
             place = f"{where} field data_compression.{field}"
             problems.append(Problem(what, place, fix or "name another model"))
-    for field, encoder in encoders.items():
-        if encoder != PACKAGED and encoder.startswith("/") and not Path(encoder).is_dir():
-            place = f"{where} field data_compression.{field}"
+    for field, (encoder, revision, key) in encoders.items():
+        place = f"{where} field data_compression.{field}"
+        if encoder == PACKAGED or Path(encoder).is_dir():
+            continue
+        if encoder.startswith("/"):
             problems.append(Problem(f"the folder {encoder} does not exist", place, "check the path"))
+        elif not is_commit(revision):
+            what = f"{encoder} is a hub id without a pinned revision"
+            problems.append(Problem(what, place, f"set {key!r} beside it to its 40-digit commit"))
     return problems
 
 

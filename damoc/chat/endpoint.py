@@ -18,6 +18,7 @@ from damoc.errors import InfrastructureError
 from damoc.redaction import redact
 
 _TOP_TOKENS = 20
+_BYTES_A_TOKEN = 3
 _OPTION_TOKENS = 32
 _PROBE = "Answer with one word, yes or no: is water wet?"
 
@@ -41,6 +42,19 @@ class EndpointChat:
         self._client = ChatClient(settings)
         self._cache = cache
         self._replies = ReplyCache(cache, self.identity)
+
+    @property
+    def context(self) -> int | None:
+        """See :attr:`damoc.chat.model.ChatModel.context`."""
+        return None
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """See :meth:`damoc.chat.model.ChatModel.prompt_tokens`.
+
+        Three bytes of UTF-8 a token, which holds about equally for words of an alphabet and for Chinese or Japanese
+        characters.
+        """
+        return [-(-len(prompt.encode()) // _BYTES_A_TOKEN) for prompt in prompts]
 
     def complete(
         self,

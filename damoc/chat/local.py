@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
@@ -47,6 +48,18 @@ class LocalChat:
         self._settings = settings
         self._replies = ReplyCache(cache, self.identity)
         self._batch_size = batch_size
+
+    @property
+    def context(self) -> int:
+        """See :attr:`damoc.chat.model.ChatModel.context`."""
+        return self._loaded.max_length
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """See :meth:`damoc.chat.model.ChatModel.prompt_tokens`."""
+        tokenizer = self._loaded.tokenizer
+        if tokenizer.chat_template:
+            return [len(self._chat_ids(prompt)) for prompt in prompts]
+        return [len(prompt_ids(tokenizer, prompt, sys.maxsize)) for prompt in prompts]
 
     def complete(
         self,
@@ -104,8 +117,9 @@ class LocalChat:
         stops = set(self._loaded.model.generation_config.eos_token_id or ())
         for batch in self._fitting(length_batches(rows, self._batch_size), rows, limits):
             process = _gumbel([requests[index] for index in batch])
-            output = self._run([rows[index] for index in batch], max(limits[index] for index in batch), process)
-            replies = output.sequences[:, -len(output.logits) :].tolist()
+            chosen = [rows[index] for index in batch]
+            output = self._run(chosen, max(limits[index] for index in batch), process)
+            replies = output.sequences[:, max(len(row.ids) for row in chosen) :].tolist()
             for index, ids in zip(batch, replies, strict=True):
                 reply = list(takewhile(lambda token: token not in stops, ids[: limits[index]]))
                 yield index, str(self._loaded.tokenizer.decode(reply, skip_special_tokens=True)).strip() or None
@@ -124,7 +138,7 @@ class LocalChat:
         logits = np.zeros((len(rows), *np.shape(firsts)))
         done = 0
         for batch in length_batches(rows, self._batch_size):
-            output = self._run([rows[index] for index in batch], 1)
+            output = self._run([rows[index] for index in batch], 1, with_logits=True)
             logits[batch] = output.logits[0][:, firsts].double().cpu().numpy()
             done += len(batch)
             on_progress(done, len(rows))
@@ -148,8 +162,14 @@ class LocalChat:
         total = np.array([losses.astype(np.float64).sum() for losses in nats])
         return _normalise(-total.reshape(len(rows), len(forms), -1))
 
-    def _run(self, rows: Sequence[Encoded], max_tokens: int, process: _Process | None = None) -> Any:
-        """Generates behind left-padded rows; ``sequences`` and the raw ``logits`` of each step, (rows, vocabulary)."""
+    def _run(
+        self, rows: Sequence[Encoded], max_tokens: int, process: _Process | None = None, with_logits: bool = False
+    ) -> Any:
+        """Generates behind rows that are padded on the left to the longest.
+
+        Returns:
+            ``sequences``, rows and replies, and, where asked for, the raw ``logits`` of each step, (rows, vocabulary).
+        """
         import torch
         from transformers import LogitsProcessorList
 
@@ -167,7 +187,7 @@ class LocalChat:
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 logits_processor=LogitsProcessorList([process] if process else []),
-                output_logits=True,
+                output_logits=with_logits,
                 return_dict_in_generate=True,
             )
 

@@ -18,6 +18,17 @@ class ChatModel(Protocol):
     def identity(self) -> str:
         """What decides its replies: the hash of a local model, or endpoint and name."""
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its reply may take together; None where only the server knows."""
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens that the model reads for each prompt, its chat template included; estimated behind an endpoint.
+
+        Raises:
+            DamocError: the local model cannot be loaded.
+        """
+
     def complete(
         self,
         prompts: Sequence[str],

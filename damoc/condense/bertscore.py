@@ -55,13 +55,14 @@ class BertScorer:
     Args:
         encoder: ``packaged:minilm``, a folder or a hub id; safetensors only.
         layer: encoder layer whose embeddings are matched, from 1.
+        revision: commit of a hub encoder.
 
     Raises:
         DamocError: the encoder cannot be loaded or has no such layer.
     """
 
-    def __init__(self, encoder: str, layer: int) -> None:
-        self._model, self._tokenizer, longest = _load(encoder, layer)
+    def __init__(self, encoder: str, layer: int, revision: str | None = None) -> None:
+        self._model, self._tokenizer, longest = _load(encoder, layer, revision)
         self._room = max(1, int(_ROOM * longest))
         special = (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
         self._weights: dict[int, float] = defaultdict(lambda: 1.0, dict.fromkeys(special, 0.0))
@@ -174,7 +175,7 @@ class BertScorer:
         return [self._sizes[word] for word in words]
 
 
-def _load(encoder: str, layer: int) -> tuple[Any, Any, int]:
+def _load(encoder: str, layer: int, revision: str | None) -> tuple[Any, Any, int]:
     """The encoder up to a layer (safetensors only), its tokenizer and the tokens it reads at most.
 
     The library's own loader takes any path with "t5" in it for a T5 model, and reads pickles.
@@ -187,7 +188,7 @@ def _load(encoder: str, layer: int) -> tuple[Any, Any, int]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, revision=revision)
         if layer > config.num_hidden_layers:
             raise DamocError(
                 f"the encoder {encoder} has {config.num_hidden_layers} layers, layer {layer} was asked for",
@@ -195,9 +196,11 @@ def _load(encoder: str, layer: int) -> tuple[Any, Any, int]:
                 f"use 1 to {config.num_hidden_layers}",
             )
         config.num_hidden_layers = layer
-        model = AutoModel.from_pretrained(folder, config=config, use_safetensors=True).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        model = AutoModel.from_pretrained(folder, revision=revision, config=config, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+    except (DamocError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # broken files raise whatever the Rust parsers of weights and tokenizers raise
         raise encoder_error(encoder, error) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -116,7 +116,7 @@ def _settle(
             shortened.append((place, kept, surprise))
     if not shortened:
         return ends
-    scorer = BertScorer(config.gate.encoder, config.gate.layer)
+    scorer = BertScorer(config.gate.encoder, config.gate.layer, config.gate.revision)
     columns = [drafts[place] for place, _, _ in shortened], [kept for _, kept, _ in shortened]
     verdicts = judge_kept(scorer, *columns, on_progress=progress("BERTScore"))
     refused: dict[int, Refusal] = {}

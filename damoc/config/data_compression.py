@@ -36,6 +36,7 @@ class SignalModels(Section):
     """The models that rows are measured with: one small reference for all candidates, so that all see one subset."""
 
     encoder: str = Field("packaged:minilm", description="Sentence encoder: packaged:minilm, a path, or a hub id.")
+    encoder_revision: str | None = Field(None, description="Commit (40 hex digits) of a hub encoder; required for one.")
     scorer: LocalModel | None = Field(
         None, description="Causal LM of perplexity, IFD and gradients; null is condense.compressor."
     )
@@ -47,7 +48,9 @@ class SignalModels(Section):
         description="Reward model (a sequence classifier with one output): a path or a hub id; packaged:minilm is the "
         "cosine of question and answer.",
     )
-    reward_revision: str | None = Field(None, description="Commit of a hub reward model.")
+    reward_revision: str | None = Field(
+        None, description="Commit (40 hex digits) of a hub reward model; required for one."
+    )
     max_length: int = Field(1024, ge=32, description="Tokens that scorer, judge and reward model read at most.")
 
 
@@ -89,6 +92,7 @@ class GateConfig(Section):
     """The BERTScore gate: what is below goes to repair, what stays below goes back to its original."""
 
     encoder: str = Field("packaged:minilm", description="Encoder: packaged:minilm, a path or a hub id.")
+    revision: str | None = Field(None, description="Commit (40 hex digits) of a hub encoder; required for one.")
     layer: int = Field(5, ge=1, description="Encoder layer whose embeddings are matched.")
     thresholds: GateThresholds = Field(default_factory=GateThresholds)
 

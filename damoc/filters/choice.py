@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.errors import DamocError
 from damoc.filters.registry import Filter, RowSelection, Signals
 from damoc.hashing import derive_seed
 
@@ -33,7 +34,11 @@ def choose(
         seed: of everything random in the decision.
         options: of the method, checked.
         per_label: chooses within each label of ``signals["label"]``, in proportion to its rows.
+
+    Raises:
+        DamocError: an embedding is not finite.
     """
+    _check_embeddings(signals)
     settings = method.defaults() | dict(options or {})
     labels = signals.get("label")
     if not per_label or labels is None or len(np.unique(labels)) < 2:
@@ -50,6 +55,16 @@ def choose(
         else:
             parts.append((rows, RowSelection((), why=("cut: its label has no share of the budget",) * len(rows))))
     return _joined(parts, len(labels))
+
+
+def _check_embeddings(signals: Signals) -> None:
+    for name in signals.keys() & {"embedding", "prompt_embedding"}:
+        if not (finite := np.isfinite(signals[name]).all(axis=1)).all():
+            raise DamocError(
+                f"the {name.replace('_', ' ')} is not finite",
+                f"row {int(np.argmin(finite))}",
+                "set another data_compression.signals.encoder, or delete its signal cache",
+            )
 
 
 def allocate(counts: NDArray[Any], budget: int) -> NDArray[np.int64]:

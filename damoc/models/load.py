@@ -34,6 +34,11 @@ class LoadedModel:
     max_length: int
 
 
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the 40 hex digits of a commit."""
+    return _COMMIT.fullmatch(revision or "") is not None
+
+
 def check_model_files(source: str, revision: str | None) -> str | None:
     """What keeps a model from being loaded safely, or None; looks at files and names only.
 
@@ -50,7 +55,7 @@ def check_model_files(source: str, revision: str | None) -> str | None:
             return f"the folder {source} does not exist; check the path"
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             return f"{source!r} is neither a folder nor a hub id (owner/name)"
-        if not _COMMIT.fullmatch(revision or ""):
+        if not is_commit(revision):
             return f"{source} is a hub id without a pinned revision; set 'revision' to its 40-digit commit"
         return None
     names = {path.name for path in folder.iterdir()}

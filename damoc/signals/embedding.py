@@ -28,10 +28,12 @@ def encoder_folder(encoder: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def encoder_identity(encoder: str) -> str:
-    """Content address of an encoder: SHA-256 over its files, or its hub id."""
+def encoder_identity(encoder: str, revision: str | None = None) -> str:
+    """Content address of an encoder: SHA-256 over its files, or its hub id and commit."""
     folder = Path(encoder_folder(encoder))
-    return sha256_json(hash_tree(folder)) if folder.is_dir() else encoder
+    if folder.is_dir():
+        return sha256_json(hash_tree(folder))
+    return f"{encoder}@{revision}" if revision else encoder
 
 
 def encoder_error(encoder: str, error: Exception) -> DamocError:
@@ -47,6 +49,7 @@ def embed(
     encoder: str,
     cache: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    revision: str | None = None,
 ) -> NDArray[Any]:
     """Unit-length sentence embeddings.
 
@@ -55,6 +58,7 @@ def embed(
         encoder: ``packaged:minilm``, a folder or a hub id that sentence-transformers loads.
         cache: folder of the signal cache.
         on_progress: called with (texts known, N).
+        revision: commit of a hub encoder.
 
     Returns:
         float32 array of shape (N, dimensions), L2-normalised.
@@ -67,8 +71,12 @@ def embed(
         from sentence_transformers import SentenceTransformer
 
         try:
-            model = SentenceTransformer(encoder_folder(encoder), model_kwargs={"use_safetensors": True})
-        except (OSError, ValueError) as error:
+            model = SentenceTransformer(
+                encoder_folder(encoder), revision=revision, model_kwargs={"use_safetensors": True}
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # broken files raise whatever the Rust parsers of weights and tokenizers raise
             raise encoder_error(encoder, error) from error
         for start in range(0, len(missing), _BATCH):
             yield model.encode(
@@ -78,7 +86,7 @@ def embed(
                 show_progress_bar=False,
             )
 
-    settings = {"encoder": encoder_identity(encoder), "normalised": True}
+    settings = {"encoder": encoder_identity(encoder, revision), "normalised": True}
     return SignalCache(cache, "embedding", settings).measure(texts, compute, on_progress)
 
 
@@ -96,4 +104,5 @@ def prompt_embedding(context: SignalContext) -> Mapping[str, NDArray[Any]]:
 
 def _embedded(context: SignalContext, name: str, parts: Sequence[str]) -> NDArray[Any]:
     texts = ["\n".join(text for text in (getattr(row, part) for part in parts) if text) for row in context.rows]
-    return embed(texts, context.config.signals.encoder, context.cache, context.progress(name))
+    models = context.config.signals
+    return embed(texts, models.encoder, context.cache, context.progress(name), models.encoder_revision)

@@ -36,7 +36,7 @@ def _reward(config: DataCompression) -> list[str | None]:
 
 
 _IDENTITY: dict[str, Callable[[DataCompression], Any]] = {
-    "encoder": lambda config: encoder_identity(config.signals.encoder),
+    "encoder": lambda config: encoder_identity(config.signals.encoder, config.signals.encoder_revision),
     "scorer": lambda config: local_identity(config.scorer),
     "judge": lambda config: asked_identity(config.judge),
     "reward": _reward,

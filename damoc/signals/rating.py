@@ -2,8 +2,8 @@
 
 A rating is the expected value over the probabilities of the scale's digits, not the digit that the model would write:
 it is deterministic, needs no parsing and has few ties. Texts that do not fit are cut before they are put into the
-request, so that the model always sees the whole request; room is counted in UTF-8 bytes, three to a token, which
-holds about equally for words of an alphabet and for Chinese or Japanese characters.
+request, so that the model always sees the whole request; room is counted in the judge's own tokens where it runs on
+this machine, and estimated behind an endpoint.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.chat import ChatModel
 from damoc.data.example import Example
 from damoc.data.prompts import render_prompt
 from damoc.errors import DamocError
 from damoc.signals.registry import SignalContext, register_signal
 
 _STORED_AT_ONCE = 128
-_BYTES_A_TOKEN = 3
 _LEAST = 32
+_REPLY = 8
 _LEFT_OUT = " [...]"
 _BROKEN_WORD = re.compile(r"(?<=\s)\S{1,40}\Z")
 
@@ -49,14 +50,21 @@ class Rubric:
 
     @property
     def frame(self) -> int:
-        """Bytes of the request without the texts of a row, or a little more."""
-        return len(self.request.encode())
+        """Bytes of the request without the texts of a row."""
+        return len(self.empty.encode())
 
-    def render(self, row: Example, room: int) -> str:
+    @property
+    def empty(self) -> str:
+        """The request without the texts of a row."""
+        return self.request.format(question="", answer="")
+
+    def render(self, row: Example, room: int | None = None) -> str:
         """The request for a row; question and answer are cut so that it takes ``room`` bytes at most."""
         texts = {"question": question(row), "answer": row.output.strip()}
         asked = [name for name in texts if f"{{{name}}}" in self.request]
-        fitting = fit([texts[name] for name in asked], room - self.frame)
+        fitting = [texts[name] for name in asked]
+        if room is not None:
+            fitting = fit(fitting, room - self.frame)
         return self.request.format(**dict(zip(asked, fitting, strict=True)))
 
 
@@ -132,22 +140,58 @@ def quality(context: SignalContext) -> Mapping[str, NDArray[Any]]:
 
 
 def rate(context: SignalContext, name: str, rubric: Rubric) -> NDArray[np.float64]:
-    """Expected score of every row: float64 (N,); the probabilities behind it are cached by the whole request."""
+    """Expected score of every row: float64 (N,); what is behind it is cached by the request before it is cut.
 
-    def compute(missing: Sequence[str]) -> Iterator[NDArray[Any]]:
+    Raises:
+        DamocError: the judge cannot be loaded or reads too little for the request.
+        InfrastructureError: its endpoint cannot be reached.
+    """
+
+    def compute(missing: Sequence[Example]) -> Iterator[NDArray[Any]]:
+        room = _room(context, name, rubric)
         for start in range(0, len(missing), _STORED_AT_ONCE):
-            yield context.judge.option_probabilities(missing[start : start + _STORED_AT_ONCE], rubric.scale)
+            requests = fitting_requests(rubric, missing[start : start + _STORED_AT_ONCE], context.judge, room)
+            yield context.judge.option_probabilities(requests, rubric.scale)
 
-    needed = _LEAST + -(-rubric.frame // _BYTES_A_TOKEN)
-    if context.max_length < needed:
+    settings = {"judge": context.judge.identity, "scale": rubric.scale, "max_length": context.max_length}
+    cache = context.cached(name, settings)
+    return expected_score(cache.measure(context.rows, compute, context.progress(name), rubric.render), rubric)
+
+
+def fitting_requests(rubric: Rubric, rows: Sequence[Example], judge: ChatModel, room: int) -> list[str]:
+    """A request a row; the texts of those that take more than ``room`` of the judge's tokens are cut until they fit.
+
+    Args:
+        rubric: what is asked.
+        rows: N rows.
+        judge: counts the tokens.
+        room: tokens of a request at most; at least those of the request without texts and 32 more.
+    """
+    requests = [rubric.render(row) for row in rows]
+    (frame,) = judge.prompt_tokens([rubric.empty])
+    unsure: Sequence[int] = range(len(rows))
+    while unsure:
+        tokens = dict(zip(unsure, judge.prompt_tokens([requests[index] for index in unsure]), strict=True))
+        unsure = [index for index in unsure if tokens[index] > room]
+        for index in unsure:
+            texts = len(requests[index].encode()) - rubric.frame
+            fitting = texts * (room - frame) // (tokens[index] - frame)
+            requests[index] = rubric.render(rows[index], rubric.frame + fitting)
+    return requests
+
+
+def _room(context: SignalContext, name: str, rubric: Rubric) -> int:
+    """Tokens that a request may take, the reply aside."""
+    limits = {"max_length": context.max_length, "judge": context.judge.context or context.max_length}
+    field = min(limits, key=lambda own: limits[own])
+    needed = context.judge.prompt_tokens([rubric.empty])[0] + _LEAST + _REPLY
+    if limits[field] < needed:
         raise DamocError(
-            f"the judge reads {context.max_length} tokens at most, too few to ask for {name}",
-            "field data_compression.signals.max_length",
-            f"set it to {needed} or more",
+            f"the judge reads {limits[field]} tokens at most, too few to ask for {name}",
+            f"field data_compression.signals.{field}",
+            f"set it to {needed} or more" if field == "max_length" else f"choose a model that reads {needed} tokens",
         )
-    requests = [rubric.render(row, _BYTES_A_TOKEN * context.max_length) for row in context.rows]
-    cache = context.cached(name, {"judge": context.judge.identity, "scale": rubric.scale})
-    return expected_score(cache.measure(requests, compute, context.progress(name)), rubric)
+    return limits[field] - _REPLY
 
 
 def expected_score(probabilities: NDArray[Any], rubric: Rubric) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from damoc.chat import open_chat_model
 from damoc.condense.examples import PARTS, condense_examples
 from damoc.condense.record import journeys
+from damoc.condense.words import split_words
 from damoc.data.example import Example
 from damoc.filters import RowSelection, choose, filter_named
 from damoc.hashing import derive_seed, sha256_json
@@ -31,6 +33,7 @@ from damoc.store import Step, StepResult
 
 NAME = "compress_data"
 FILTER, CONDENSE = "filter_rows", "condense_rows"
+_HASHED_AT_ONCE = 1024
 _OUTCOMES = ("condensed", "rewritten", "restored", "original")
 
 
@@ -87,7 +90,16 @@ def filter_rows(context: Context, prepared: StepResult) -> StepResult:
         FILTER,
         {**config.model_dump(exclude={"options"}), "options": options, "seed": seed},
         {"prepared": prepared.content, **identities(models_of(needs), compression)},
-        code=("filters", "signals", "chat", "models", "data/prompts.py", "stages/compress_data.py"),
+        code=(
+            "filters",
+            "signals",
+            "chat",
+            "models",
+            "tuning",
+            "evaluation/generation.py",
+            "data/prompts.py",
+            "stages/compress_data.py",
+        ),
     )
     return context.run(step, work)
 
@@ -123,22 +135,36 @@ def condense_rows(context: Context, filtered: StepResult) -> StepResult:
         return {
             "funnel": funnel,
             "filter": _filter_facts(filtered),
-            "condense": _condense_facts(texts) if config.enabled else {"enabled": False},
+            "condense": _condense_facts(texts, condensed) if config.enabled else {"enabled": False},
             "outcomes": dict(evidence.outcomes),
         }
 
-    named: dict[str, Any] = {"compressor": True, "revision": True, "gate": {"encoder"}, "repair": {"rewriter"}}
+    named: dict[str, Any] = {
+        "compressor": True,
+        "revision": True,
+        "gate": {"encoder", "revision"},
+        "repair": {"rewriter"},
+    }
     inputs = {"filtered": filtered.content}
     if config.enabled:
         inputs["compressor"] = model_identity(config.compressor, config.revision)
-        inputs["gate_encoder"] = sha256_json(encoder_identity(config.gate.encoder))
+        inputs["gate_encoder"] = sha256_json(encoder_identity(config.gate.encoder, config.gate.revision))
         if config.repair.rewriter:
             inputs["rewriter"] = sha256_json(asked_identity(config.repair.rewriter))
     step = Step(
         CONDENSE,
         {**config.model_dump(exclude=named), "max_length": limit, "samples": compression.samples, "seed": seed},
         inputs,
-        code=("condense", "chat", "models", "stages/compress_data.py", "stages/data_evidence.py"),
+        code=(
+            "condense",
+            "chat",
+            "models",
+            "signals/embedding.py",
+            "filters/ordering.py",
+            "data/prompts.py",
+            "stages/compress_data.py",
+            "stages/data_evidence.py",
+        ),
     )
     return context.run(step, work)
 
@@ -186,12 +212,12 @@ def _count_tokens(loaded: LoadedModel, rows: Sequence[Example]) -> int:
 
 
 def _signal_hash(values: NDArray[Any]) -> str:
-    return sha256_json(
-        {
-            "shape": list(values.shape),
-            "values": np.nan_to_num(np.round(values.astype(np.float64), 4), nan=-1e9).ravel().tolist(),
-        }
-    )
+    """SHA-256 over the shape and the numbers, rounded to four decimals."""
+    digest = sha256(repr(values.shape).encode())
+    for start in range(0, len(values), _HASHED_AT_ONCE):
+        block = np.round(values[start : start + _HASHED_AT_ONCE].astype("<f8"), 4)
+        digest.update((np.nan_to_num(block, nan=-1e9) + 0.0).tobytes())
+    return digest.hexdigest()
 
 
 def _filter_facts(filtered: StepResult) -> dict[str, Any]:
@@ -199,11 +225,18 @@ def _filter_facts(filtered: StepResult) -> dict[str, Any]:
     return {"method": filtered.summary["method"], "rows": before["rows"], "rows kept": after["rows"]}
 
 
-def _condense_facts(texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _words_left(entry: Mapping[str, Any], row: Example) -> int:
+    if entry["outcome"] == "rewritten":
+        return len(split_words(getattr(row, entry["part"])))
+    return sum(entry["kept"][::2]) if "kept" in entry else int(entry["words"])
+
+
+def _condense_facts(texts: Sequence[Mapping[str, Any]], condensed: Sequence[Example]) -> dict[str, Any]:
     """Small numbers about the texts that were tried."""
     tried = [entry for entry in texts if entry["outcome"] != "untouched"]
-    runs = [entry["kept"] for entry in tried if "kept" in entry]
-    words, kept = sum(map(sum, runs)), sum(sum(own[::2]) for own in runs)
+    left = {row.id: row for row in condensed}
+    words = sum(entry["words"] for entry in tried)
+    kept = sum(_words_left(entry, left[entry["id"]]) for entry in tried)
     scores = [entry["f1"] for entry in tried if entry["outcome"] != "original"]
     refused = Counter[str]()
     for entry in tried:

@@ -53,7 +53,11 @@ def test_names_models_and_rows_are_checked_together(tmp_path: Path) -> None:
     path = _config(
         tmp_path,
         evaluation={"task": "generatoin"},
-        data_compression={"filter": {"method": "k_centre_greedy"}, "condense": {"enabled": False}},
+        data_compression={
+            "filter": {"method": "k_centre_greedy"},
+            "condense": {"enabled": False},
+            "signals": {"encoder": "owner/unpinned"},
+        },
         candidates=[{"id": "a", "model": str(pickled)}, {"id": "b", "model": str(tmp_path / "missing")}],
     )
     _rows(tmp_path, [GOOD, {"instruction": "No answer."}])
@@ -63,6 +67,8 @@ def test_names_models_and_rows_are_checked_together(tmp_path: Path) -> None:
         "unknown filter 'k_centre_greedy'",
         "did you mean 'k_center_greedy'",
         "unknown task 'generatoin'",
+        "owner/unpinned is a hub id without a pinned revision",
+        "set 'encoder_revision' beside it",
         "candidates.0.model (a)",
         "pickled weights",
         "candidates.1.model (b)",

@@ -213,11 +213,12 @@ def test_an_encoder_under_a_path_that_looks_like_t5_is_read_as_what_it_is(tmp_pa
     assert rewritten(BertScorer(str(folder), 5), PAIRS) == rewritten(minilm, PAIRS)
 
 
-def test_an_encoder_of_pickles_is_refused(tmp_path):
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"], ids=["pickled", "damaged"])
+def test_an_encoder_whose_weights_cannot_be_read_safely_is_refused(tmp_path, weights):
     source = Path(encoder_folder(PACKAGED))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
-    torch.save({}, tmp_path / "pytorch_model.bin")
+    torch.save({}, tmp_path / weights)
     with pytest.raises(DamocError, match="the encoder cannot be loaded") as caught:
         BertScorer(str(tmp_path), 5)
     assert "safetensors" in caught.value.problems[0].fix

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damoc.chat import LocalChat, open_chat_model
+from damoc.chat import local as local_chat
 from damoc.chat.endpoint import EndpointChat
 from damoc.chat.options import first_token_probabilities, read_option, without_thoughts
 from damoc.chat.patience import RateLimit, pause_seconds, retry_after
 from damoc.chat.reply_cache import ReplyCache, Request
 from damoc.config import LanguageModel, LocalModel
-from damoc.chat import local as local_chat
 from damoc.models.load import LoadedModel
 
 DIGITS = ["0", "1", "2", "3", "4", "5"]
@@ -291,6 +291,40 @@ def test_gumbel_noise_samples_from_the_softmax_at_the_temperature() -> None:
     np.testing.assert_allclose(
         np.bincount(drawn.numpy(), minlength=4) / rows, (logits / 0.5).softmax(0).numpy(), atol=0.02
     )
+
+
+def test_logits_are_kept_of_the_first_token_only(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = _chat(zoo, tmp_path)
+    generate, outputs = chat._loaded.model.generate, []
+
+    def watched(**options: Any) -> Any:
+        outputs.append(generate(**options))
+        return outputs[-1]
+
+    monkeypatch.setattr(chat._loaded.model, "generate", watched)
+    chat.complete(["What is a bucket?", "a"], 12)
+    chat.option_probabilities(["What is a bucket?"], DIGITS)
+
+    assert [output.logits and len(output.logits) for output in outputs] == [None, 1]
+    assert outputs[0].scores is None
+
+
+@pytest.mark.parametrize("template", [False, True])
+def test_prompts_are_counted_as_they_are_read(zoo: Path, tmp_path: Path, template: bool) -> None:
+    chat = LocalChat(_with_template(zoo, tmp_path / "model"), tmp_path) if template else _chat(zoo, tmp_path)
+    prompts = ["What is a bucket?", "一个桶", "word " * 300]
+
+    assert chat.context == 1024
+    assert chat.prompt_tokens(prompts) == [len(chat._encode(prompt, 1).ids) for prompt in prompts]
+    (longer,) = chat.prompt_tokens(["word " * 2000])
+    assert longer > 1024 > len(chat._encode("word " * 2000, 1).ids)
+
+
+def test_an_endpoint_is_taken_to_read_three_bytes_a_token(tmp_path: Path) -> None:
+    chat = EndpointChat(LanguageModel(model="chat", endpoint="http://localhost:1/v1"), tmp_path)
+
+    assert chat.context is None
+    assert chat.prompt_tokens(["", "a", "abc", "abcd", "一个桶"]) == [0, 1, 1, 2, 3]
 
 
 def test_a_reply_from_the_cache_needs_no_weights(zoo: Path, tmp_path: Path) -> None:

@@ -269,3 +269,12 @@ def test_fifths_are_ordered_and_keep_equal_sizes_together(sizes):
 
 def test_fifths_of_distinct_sizes_are_equally_large():
     assert np.bincount(fifths(np.random.default_rng(0).permutation(50))).tolist() == [10] * 5
+
+
+@pytest.mark.parametrize("name", ["k_center_greedy", "car", "deita"])
+def test_an_embedding_that_is_no_number_is_one_clear_error(name):
+    signals = {signal: np.ones((4, 3)) for signal in ("embedding", "prompt_embedding")}
+    signals |= {signal: np.ones(4) for signal in ("judge", "complexity", "quality")} | {"rows": np.arange(4)}
+    signals["embedding"][2, 1] = signals["prompt_embedding"][2, 1] = np.nan
+    with pytest.raises(DamocError, match=r"row 2: the (prompt )?embedding is not finite"):
+        choose(filter_named(name), signals, 2, 0)

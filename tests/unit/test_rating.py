@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from damoc.config import DataCompression
+from damoc.chat import LocalChat
+from damoc.config import DataCompression, LocalModel
 from damoc.data.example import Example
 from damoc.errors import DamocError
-from damoc.signals.rating import ACCURACY, COMPLEXITY, QUALITY, Rubric, expected_score, fit, question
+from damoc.signals.rating import ACCURACY, COMPLEXITY, QUALITY, Rubric, expected_score, fit, fitting_requests, question
 from damoc.signals.registry import SignalContext, measure_signals
 
 NAMES = ("judge", "complexity", "quality")
@@ -26,6 +29,7 @@ class LetterJudge:
     """Rates by the number of letters: deterministic, and remembers what it was asked."""
 
     identity = "letters"
+    context = None
 
     def __init__(self, silent: str = "\0") -> None:
         self.asked: list[str] = []
@@ -33,6 +37,9 @@ class LetterJudge:
 
     def complete(self, prompts: Sequence[str], max_tokens: object, **options: object) -> list[str | None]:
         raise AssertionError("a rating needs no text")
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
+        return [-(-len(prompt.encode()) // 3) for prompt in prompts]
 
     def option_probabilities(
         self,
@@ -58,7 +65,7 @@ def context_of(folder: Path, stand_in: LetterJudge | None, rows: Sequence[Exampl
 def test_a_rating_is_the_expected_score(tmp_path, name, rubric):
     judge = LetterJudge()
     (measured,) = (measure_signals((name,), context_of(tmp_path, judge))[name],)
-    requests = [rubric.render(row, 3072) for row in ROWS]
+    requests = [rubric.render(row) for row in ROWS]
     scores = [float(score) for score in rubric.scale]
     direct = np.average(
         np.tile(scores, (3, 1)), axis=1, weights=LetterJudge().option_probabilities(requests, rubric.scale)
@@ -88,9 +95,9 @@ def test_another_judge_is_asked_afresh(tmp_path):
 
 def test_complexity_is_of_the_question_alone_and_braces_in_a_text_are_text():
     for rubric in (ACCURACY, QUALITY):
-        assert "perhaps green, {answer} {question}" in rubric.render(ROWS[2], 3072)
-    assert "green" not in COMPLEXITY.render(ROWS[2], 3072)
-    assert "Which colour?\n\nThe sky." in COMPLEXITY.render(ROWS[2], 3072)
+        assert "perhaps green, {answer} {question}" in rubric.render(ROWS[2])
+    assert "green" not in COMPLEXITY.render(ROWS[2])
+    assert "Which colour?\n\nThe sky." in COMPLEXITY.render(ROWS[2])
     assert question(ROWS[1]) == "Is it?\n\nIt is.\n\nOptions: yes, no"
 
 
@@ -147,6 +154,85 @@ def test_expected_scores_are_those_of_numpy(weights):
 def test_too_little_room_for_the_request_is_one_clear_error(tmp_path):
     with pytest.raises(DamocError, match="signals.max_length: the judge reads 64 tokens at most"):
         measure_signals(("quality",), context_of(tmp_path, LetterJudge(), max_length=64))
+
+
+ENGLISH = (
+    "A quokka is a small macropod about the size of a domestic cat, and it lives on some of the islands off the "
+    "coast of Western Australia (Rottnest Island, just off Perth, has 10,000 of them). "
+)
+CHINESE = "短尾矮袋鼠是一种体型与家猫相仿的小型有袋动物，栖息在西澳大利亚沿岸的几座小岛上，以草和树叶为食。"
+LONG_ROWS = [
+    Example("english", "What is a quokka? Use the text.", ENGLISH * 60, ENGLISH * 9),
+    Example("chinese", "短尾矮袋鼠是什么？", CHINESE * 60, CHINESE * 20),
+    Example("mixed", "What is a quokka?", CHINESE * 60, ENGLISH * 60),
+    Example("answer", "What is a quokka?", "", CHINESE * 60),
+    Example("signs", "What is it?", "🦘 " * 900, "∑ ≠ ½ " * 400),
+]
+
+
+@pytest.mark.parametrize("max_length", [512, 1024, 4096])
+@pytest.mark.parametrize("template", [None, "<s>{{ messages[0]['content'] }}\n[reply]"], ids=["plain", "template"])
+def test_a_local_judge_reads_the_whole_request_however_long_the_texts_are(
+    zoo, tmp_path, monkeypatch, template, max_length
+):
+    model = shutil.copytree(zoo / "tiny-reference", tmp_path / "model")
+    if template:
+        (model / "chat_template.jinja").write_text(template)
+    read: list[list[int]] = []
+
+    def run(chat, rows, *options, **more):
+        read.extend(list(row.ids) for row in rows)
+        return original(chat, rows, *options, **more)
+
+    original = LocalChat._run
+    monkeypatch.setattr(LocalChat, "_run", run)
+    context = context_of(tmp_path, None, LONG_ROWS, judge={"model": str(model)}, max_length=max_length)
+    assert np.isfinite(measure_signals(("judge",), context)["judge"]).all()
+
+    tokenizer = context.judge._loaded.tokenizer
+    instruction, _, closing = (part.strip() for part in re.split("{question}|{answer}", ACCURACY.request))
+    assert len(read) == len(LONG_ROWS)
+    for ids in read:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        assert text.removeprefix("<s>").startswith(instruction)
+        assert text.removesuffix("\n[reply]").endswith(closing)
+        assert 0.9 * min(max_length, 1024) < len(ids) < min(max_length, 1024)
+        assert " [...]" in text
+
+
+def test_what_a_judge_has_room_for_is_not_cut(zoo, tmp_path):
+    judge = LocalChat(LocalModel(model=str(zoo / "tiny-reference")), tmp_path)
+    rows = [*ROWS, *LONG_ROWS]
+    whole = [ACCURACY.render(row) for row in rows]
+    most = max(judge.prompt_tokens(whole))
+    assert fitting_requests(ACCURACY, rows, judge, most) == whole
+    assert fitting_requests(ACCURACY, rows, judge, most - 1) != whole
+    assert fitting_requests(ACCURACY, rows[:3], judge, 512) == whole[:3]
+
+
+@given(st.lists(st.tuples(texts, texts, texts), max_size=4), st.integers(32, 120))
+def test_requests_fit_a_judge_that_reads_bytes(parts, more):
+    judge = LetterJudge()
+    judge.prompt_tokens = lambda prompts: [len(prompt.encode()) for prompt in prompts]
+    rows = [Example(str(at), *own) for at, own in enumerate(parts)]
+    for rubric in (ACCURACY, COMPLEXITY):
+        for request in fitting_requests(rubric, rows, judge, rubric.frame + more):
+            assert len(request.encode()) <= rubric.frame + more
+            assert request.endswith(rubric.request[-60:])
+
+
+def test_a_judge_whose_context_is_too_short_is_one_clear_error(tmp_path):
+    judge = LetterJudge()
+    judge.context = 100
+    with pytest.raises(DamocError, match="(?s)signals.judge: the judge reads 100 tokens at most.*choose a model"):
+        measure_signals(("quality",), context_of(tmp_path, judge))
+
+
+def test_another_length_is_another_rating(tmp_path):
+    judge = LetterJudge()
+    for max_length in (1024, 512, 1024):
+        measure_signals(("judge",), context_of(tmp_path, judge, max_length=max_length))
+    assert len(judge.asked) == 6
 
 
 def test_no_rows_have_no_ratings(tmp_path):

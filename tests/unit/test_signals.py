@@ -180,11 +180,11 @@ def test_known_embeddings_need_no_encoder(embedded, monkeypatch):
     values, cache = embedded
 
     def unwanted(*args: object, **options: object) -> None:
-        raise AssertionError("the encoder was loaded")
+        raise SystemExit("the encoder was loaded")
 
     monkeypatch.setattr("sentence_transformers.SentenceTransformer", unwanted)
     assert np.array_equal(embed(SENTENCES[::-1], PACKAGED, cache), values[::-1])
-    with pytest.raises(AssertionError, match="was loaded"):
+    with pytest.raises(SystemExit, match="was loaded"):
         embed(["another"], PACKAGED, cache)
 
 
@@ -193,7 +193,7 @@ def test_an_encoder_is_known_by_its_files(tmp_path):
     first = encoder_identity(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert encoder_identity(str(tmp_path)) != first
-    assert encoder_identity("owner/name") == "owner/name"
+    assert encoder_identity("owner/name", "a" * 40) != encoder_identity("owner/name", "b" * 40)
     assert encoder_identity(PACKAGED) == encoder_identity(encoder_folder(PACKAGED))
 
 
@@ -204,7 +204,14 @@ def without_weights(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
 
 
-@pytest.mark.parametrize("prepare", [without_weights, lambda folder: None], ids=["pickled", "empty"])
+def damaged(folder: Path) -> None:
+    without_weights(folder)
+    (folder / "model.safetensors").write_bytes(b"cut off")
+
+
+@pytest.mark.parametrize(
+    "prepare", [without_weights, damaged, lambda folder: None], ids=["pickled", "damaged", "empty"]
+)
 def test_an_encoder_that_cannot_be_loaded_safely_is_one_clear_error(tmp_path: Path, prepare: Callable[[Path], None]):
     folder = tmp_path / "encoder"
     folder.mkdir()

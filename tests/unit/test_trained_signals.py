@@ -56,7 +56,7 @@ def test_a_tuned_scorer_is_the_one_that_fine_tune_gives(tuned, zoo):
     adapter, context = tuned
     fresh = load_model(str(zoo / "tiny-reference"))
     rows = sorted((ROWS[row] for row in (3, 1, 2, 9, 20, 21)), key=Example.content_hash)
-    given = [encode(fresh.tokenizer, row, 1024) for row in rows]
+    given = [encode_pair(fresh.tokenizer, row, 1024) for row in rows]
     direct = fine_tune(fresh.model, given, [], fresh.tokenizer.pad_token_id, TUNING, 0).model
     with adapted_scorer(context, adapter, TUNING) as scorer:
         for name, weight in lora_weights(direct).items():
@@ -111,7 +111,9 @@ def test_experienced_losses_are_those_under_the_tuned_scorer_which_is_then_as_it
     order = [ROWS.index(row) for row in rows]
     embedding, loss = (context.measured[name][order] for name in ("prompt_embedding", "prompt_loss"))
     rows = [rows[row] for row in experience_rows(embedding, loss, 0)]
-    direct = fine_tune(fresh.model, [encode(fresh.tokenizer, row, 1024) for row in rows], [], 2, EXPERIENCE, 0).model
+    direct = fine_tune(
+        fresh.model, [encode_pair(fresh.tokenizer, row, 1024) for row in rows], [], 2, EXPERIENCE, 0
+    ).model
     expected = losses_of(direct, fresh.tokenizer)
     assert np.allclose(found["experienced_answer_loss"], expected, atol=1e-4)
     before = losses_of(toy("tiny-reference").model, fresh.tokenizer)

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from damoc.errors import DamocError
-
 Floats = NDArray[np.float64]
 FLOAT64_BITS = 52
 FLOAT32_BITS = 23
@@ -44,19 +42,11 @@ def fixed_point(points: NDArray[Any], terms: float, bits: int = FLOAT64_BITS) ->
     """Rounds rows to the finest grid on which sums of products are exact.
 
     Args:
-        points: float (N, dimensions).
+        points: float (N, dimensions), finite.
         terms: how many products of two rows are summed at most.
         bits: of the float that they are computed in, less one for rounding.
-
-    Raises:
-        DamocError: a number is not finite.
     """
     rows = np.array(points, dtype=np.float64, order="C")
-    if not np.isfinite(rows).all():
-        bad = int(np.argmin(np.isfinite(rows).all(axis=1)))
-        raise DamocError(
-            "the embedding is not finite", f"row {bad}", "choose another encoder, or delete its signal cache"
-        )
     longest = float(np.sqrt(np.einsum("ij,ij->i", rows, rows).max(initial=0.0))) or 1.0
     exponent = int(np.floor(bits / 2 - np.log2(max(1.0, terms)) / 2 - np.log2(longest)))
     np.rint(np.ldexp(rows, exponent, out=rows), out=rows)
