@@ -271,15 +271,19 @@ def test_a_real_server_answers_as_the_same_model_does_here_and_is_not_asked_twic
 
 @pytest.mark.slow
 def test_a_real_server_without_probabilities_is_read_in_words(real: RealServer, tmp_path: Path) -> None:
-    chat = open_chat_model(_served(real), tmp_path)
-    shares = chat.option_probabilities(["Rate it from 0 to 5."], DIGITS)
-    asked = real.requests
+    prompts = ["Creates a", "The name of the role that"]
+    told, other = LocalChat(LocalModel(model=str(real.model)), tmp_path / "local").complete(prompts, 32)
+    assert told and other and told.index("Aws") < told.index("Amazon") and "Amazon" not in other
+    before = real.requests
 
-    assert shares.shape == (1, 6)
-    assert np.isnan(shares).all() or shares.sum() == pytest.approx(1)
-    if not np.isnan(shares).any():
-        open_chat_model(_served(real), tmp_path).option_probabilities(["Rate it from 0 to 5."], DIGITS)
-        assert real.requests == asked
+    def shares(*options: str) -> list[list[float]]:
+        return open_chat_model(_served(real), tmp_path).option_probabilities(prompts, options).tolist()
+
+    assert shares("zebra", "Amazon", "Aws") == [[0, 0, 1], [0, 0, 1]]
+    assert real.requests - before == 1 + len(prompts)
+    named, unread = shares("zebra", "Amazon")
+    assert named == [0, 1] and np.isnan(unread).all()
+    assert real.requests - before == 1 + len(prompts)
 
 
 @pytest.mark.slow

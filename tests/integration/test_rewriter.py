@@ -25,7 +25,7 @@ from damoc.models.load import LoadedModel
 pytestmark = pytest.mark.slow
 
 TEMPLATE = "{{ messages[-1]['content'].split('</original>')[0].split('<original>')[1] }}"
-THRESHOLD = 0.93
+THRESHOLD = 0.975
 ROUNDS = 3
 CONFIG = CondenseConfig.model_validate(
     {
@@ -44,20 +44,20 @@ REPLIES = {
     "queue": (
         "Before the queue of the service is created, the name that was given to it by the caller is compared to the "
         "names of all of the other queues in the same region.",
-        "Before the queue of the service is created, the name given to it by the caller is compared to the names of all "
-        "other queues in the same region.",
+        "Before the queue of the service is created, the name given to it by the caller is compared to the names of "
+        "all other queues in the same region.",
     ),
     "number": (
-        "Each of the snapshots that were taken of the volume is kept for 30 days in the bucket of the account, and then "
-        "it is moved to the archive of the region.",
+        "Each of the snapshots that were taken of the volume is kept for 30 days in the bucket of the account, and "
+        "then it is moved to the archive of the region.",
         "Each of the snapshots taken of the volume is kept for 90 days in the bucket of the account, and is then moved "
         "to the archive of the region.",
     ),
     "negation": (
-        "The role that was passed to the function does not have to be in the same account as the table that is read by "
-        "the function in the first step.",
-        "The role passed to the function has to be in the same account as the table that is read by the function in the "
-        "first step.",
+        "The role that was passed to the function does not have to be in the same account as the table that is read "
+        "by the function in the first step.",
+        "The role passed to the function has to be in the same account as the table that is read by the function in "
+        "the first step.",
     ),
     "other": (
         "A user of the console who has the permission to read the logs of a stream is shown the last of the events at "
@@ -121,9 +121,15 @@ def condense(toy: Callable[[str], LoadedModel]) -> Condense:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(real: RealServer, condense: Condense, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def replies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the undisturbed run keeps its replies."""
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(real: RealServer, condense: Condense, replies: Path) -> Run:
     before = real.requests
-    run = condense(ROWS, _chat(real.url, real, tmp_path_factory.mktemp("undisturbed")))
+    run = condense(ROWS, _chat(real.url, real, replies))
     assert real.requests - before == run.rewrites
     return run
 
@@ -144,7 +150,7 @@ def _taught(tokens: Path, folder: Path) -> Path:
             vocab_size=len(tokenizer),
             hidden_size=96,
             intermediate_size=192,
-            num_hidden_layers=2,
+            num_hidden_layers=1,
             num_attention_heads=4,
             max_position_embeddings=1024,
             bos_token_id=tokenizer.bos_token_id,
@@ -161,10 +167,10 @@ def _taught(tokens: Path, folder: Path) -> Path:
     longest = max(len(ids) for ids, _ in lessons)
     ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in lessons])
     labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in lessons])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=6e-3)
     for _ in range(300):
         loss = model(input_ids=ids, labels=labels).loss
-        if loss < 0.003:
+        if loss < 0.005:
             break
         optimiser.zero_grad()
         loss.backward()
@@ -236,12 +242,13 @@ def test_what_stands_for_a_text_passes_gate_and_rules(undisturbed: Run) -> None:
             assert rounded(score) == entry["f1"]
 
 
-def test_a_rerun_asks_only_for_what_had_no_reply(real: RealServer, condense: Condense, tmp_path: Path) -> None:
-    first = condense(ROWS, _chat(real.url, real, tmp_path))
+def test_a_rerun_asks_only_for_what_had_no_reply(
+    real: RealServer, condense: Condense, undisturbed: Run, replies: Path
+) -> None:
     before = real.requests
 
-    assert condense(ROWS, _chat(real.url, real, tmp_path)) == first
-    assert real.requests - before == first.entries["silent"]["rewrites"] == ROUNDS
+    assert condense(ROWS, _chat(real.url, real, replies)) == undisturbed
+    assert real.requests - before == undisturbed.entries["silent"]["rewrites"] == ROUNDS
 
 
 class Watched:
@@ -350,27 +357,27 @@ def _asked_about(proxy: ScriptedServer, row: str) -> int:
     return sum(_row_of(request) == row for request in proxy.asked)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "garbled", "no choices", "no message"])
-def test_malformed_replies_are_counted_and_the_text_is_restored(
-    real: RealServer, condense: Condense, undisturbed: Run, tmp_path: Path, kind: str
+def test_malformed_replies_are_counted_and_the_text_is_restored_or_stays(
+    real: RealServer, condense: Condense, undisturbed: Run, tmp_path: Path
 ) -> None:
-    rows = [row for row in TALKING if row.id in ("cluster", "queue", "short")]
-    expected = undisturbed.of(rows)
-    with scripted(_garbling(real, {"cluster": kind, "short": kind}, {})) as proxy:
-        run = condense(rows, _chat(proxy.url, real, tmp_path))
+    expected = undisturbed.of(TALKING)
+    malformed = {"cluster": "truncated", "queue": "garbled", "number": "no choices", "short": "no message"}
+    with scripted(_garbling(real, malformed, {})) as proxy:
+        run = condense(TALKING, _chat(proxy.url, real, tmp_path))
 
-        assert run.entries["queue"] == expected.entries["queue"]
-        for name in ("cluster", "short"):
-            entry = run.entries[name]
+        for name, entry in run.entries.items():
+            if name not in malformed:
+                assert entry == expected.entries[name]
+                continue
             assert entry["refused"] == {"no reply": ROUNDS}
             assert (entry["rewrites"], _asked_about(proxy, name)) == (ROUNDS, 3 * ROUNDS)
             assert f"; {ROUNDS} rewrites: no reply; " in entry["why"]
-        assert run.entries["cluster"]["outcome"] == "restored"
-        assert run.entries["cluster"]["f1"] >= THRESHOLD
-        assert (run.entries["short"]["outcome"], run.inputs["short"]) == ("original", REPLIES["short"][0])
+            assert entry["outcome"] == ("original" if name == "short" else "restored")
+            assert (run.inputs[name] == REPLIES[name][0]) == (name == "short")
+            assert entry["f1"] >= THRESHOLD
 
         proxy.answer = lambda number, request: _forward(real, request)
-        assert condense(rows, _chat(proxy.url, real, tmp_path)) == expected
+        assert condense(TALKING, _chat(proxy.url, real, tmp_path)) == expected
 
 
 def test_a_reply_that_is_broken_once_is_asked_for_again(

@@ -15,7 +15,7 @@ def stratified_random(signals: Signals, budget: int, seed: int) -> RowSelection:
     """Uniform choice within each closed label, or within quartiles of length where answers are free.
 
     The budget is shared in proportion to the strata, by largest remainder, and dealt out so that prefixes keep the
-    proportions as well.
+    proportions as well. O(N log N).
 
     Args:
         signals: ``label`` int (N,), -1 for free-form answers, and ``words`` int (N,).

@@ -30,6 +30,7 @@ def graph_cut(
     :class:`damoc.filters.distribution.look_ahead.LinearGreedy`). :math:`\lambda` is DeepCore's ``lam`` and apricot's
     ``alpha``; submodlib weighs the second sum and wants its inverse. The objective is monotone while no gain is
     negative, which ends near :math:`\lambda N / 2` choices; later choices lose least. Ties go to the lowest index.
+    O(budget * N * dimensions) time at worst, in matrix products, O(N * dimensions) memory.
 
     Args:
         signals: ``embedding`` float32 (N, dimensions), of any length but compared at unit length.
