@@ -1,4 +1,8 @@
-"""The gate: what may stand for a text, by BERTScore and by rule."""
+"""The gate: what may stand for a text, by BERTScore and by rule.
+
+The decision is pure: a :class:`Verdict` follows from an F1, a threshold and broken rules. :func:`judge_kept` is not: it
+has the encoder measure the F1 first.
+"""
 
 from __future__ import annotations
 

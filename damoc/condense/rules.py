@@ -5,22 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
-from damoc.condense.words import split_words
+from damoc.condense.words import NEGATION, STANCE, Quantity, quantities, split_words, unit_words
 from damoc.data.prompts import whole_words
 
-_NUMBER = re.compile(r"(?:(?<![^\s(\[])[-−])?\d+(?:[.,:/]\d+)*(?:\s?[%‰])?")
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_NEGATIONS = frozenset(
-    "no not never none nor neither without cannot nothing nobody nowhere non nicht nichts kein keine keinen keiner "
-    "nie niemals ohne pas jamais sans aucun aucune nunca sin ningún ninguna nada senza mai não nem sem не нет ни без"
-    "".split()
-)
-_NEGATION_SIGN = re.compile("[不没沒未無无否않못없]|ない|ません")
-_STANCE = re.compile(
-    r"(?:^|[.!?:\n]\s*)[\"“'(\[]*(?:(yes|maybe)\b|(no)(?=\s*(?:[,.;:!?)\"”'\]\n–—]|$)))", re.IGNORECASE
-)
+_RANGE = re.compile(r"[\s,]*(?:[-–—/±]|to|and|or)?\s*")
 _QUESTION_MARKS = ("?", "？", "؟")
 _CHAT = re.compile(
     r"\W*(?:sure|certainly|of course|okay|here(?:'s|’s| is| are)|as an ai|rewritten|<think)\b", re.IGNORECASE
@@ -34,14 +25,21 @@ def violations(
     """The rules that a candidate breaks; none for the original itself.
 
     - It is not empty, and no longer than ``max_words`` and than the original.
-    - It has every number of the original as often ("5%", "1,000", "3.5" are read as they are written), and no new one.
+    - It has the numbers of the original in the same order, each with its unit (see
+      :func:`damoc.condense.words.quantities`): none is lost, new, swapped with another or given another unit. "1,000"
+      and "1000" differ; "two" and "2", "5%" and "5 percent", "5-week" and "5 weeks" do not; in "5 to 10 mg" both are
+      mg.
     - It has as many negations ("doesn't" and "does not" are one each).
-    - Yes, no and maybe at the head of a sentence or alone stay as they are, and none is added.
+    - Every yes and maybe, and every no that stands by itself ("no risk" does not), stays, and none is added.
     - A fixed text (an option, the gold answer) stands in it exactly if it stands in the original.
     - A question stays one, a statement too, the script stays, and the rewriter does not talk about its work.
 
-    Numbers, scripts, questions and lengths are checked in any language; negations by a table of a few languages, the
-    others in English.
+    A fluent rewrite that moves one number past another is refused, as nothing tells it from one that swaps them. To
+    drop words but no protected one changes no number, negation, yes or no, unless words that it brings together make
+    one.
+
+    Digits, scripts, questions and lengths are checked in any language, negations and the commonest number words in a
+    few, units, yes and no in English.
 
     Args:
         original: what the candidate stands for.
@@ -58,7 +56,7 @@ def violations(
         _length(original, candidate, max_words),
         _numbers(original, candidate),
         _negations(original, candidate),
-        "yes or no changed" if _stances(original) != _stances(candidate) else "",
+        "" if _same_stances(original, candidate) else "yes or no changed",
         _fixed(original, candidate, fixed),
         _question(original, candidate),
         "script changed" if not _same_script(original, candidate) else "",
@@ -85,32 +83,77 @@ def _length(original: str, candidate: str, max_words: int | None) -> str:
 
 
 def _numbers(original: str, candidate: str) -> str:
-    before, after = (
-        Counter("".join(number.split()) for number in _NUMBER.findall(text)) for text in (original, candidate)
-    )
-    lost = sorted((before - after).elements())
-    new = sorted(after.keys() - before.keys())
-    told = [f"{name} {', '.join(numbers)}" for name, numbers in (("missing", lost), ("new", new)) if numbers]
-    return f"numbers changed: {'; '.join(told)}" if told else ""
+    before, after = quantities(original), quantities(candidate)
+    if [quantity.value for quantity in before] == [quantity.value for quantity in after]:
+        places = list(_changed_units(original, before, candidate, after))
+        lost, new = [before[place] for place in places], [after[place] for place in places]
+    else:
+        lost, new = _excess(before, after), _excess(after, before)
+        if not lost and not new:
+            return "numbers changed: in another order"
+    told = ((name, ", ".join(own.said for own in numbers)) for name, numbers in (("missing", lost), ("new", new)))
+    differences = "; ".join(f"{name} {said}" for name, said in told if said)
+    return f"numbers changed: {differences}" if differences else ""
 
 
-def _count_numbers(text: str) -> Counter[str]:
-    return Counter("".join(number.split()) for number in _NUMBER.findall(text))
+def _excess(these: Sequence[Quantity], those: Sequence[Quantity]) -> list[Quantity]:
+    """The numbers that these have more often than those."""
+    left = Counter(own.value for own in those)
+    left.subtract(own.value for own in reversed(these))
+    excess = []
+    for own in reversed(these):
+        if left[own.value] < 0:
+            excess.append(own)
+            left[own.value] += 1
+    return excess[::-1]
+
+
+def _changed_units(
+    original: str, before: Sequence[Quantity], candidate: str, after: Sequence[Quantity]
+) -> Iterator[int]:
+    """The places of numbers whose unit changes.
+
+    A unit may come closer ("3 consecutive days" to "3 days"), and the numbers of a range or list may share one.
+    """
+    for place, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.unit == new.unit:
+            continue
+        end = before[place + 1].start if place + 1 < len(before) else len(original)
+        closer = old.unit <= new.unit <= unit_words(original[old.start : end])
+        shared = _shared_unit(original, before[place:]) & _shared_unit(candidate, after[place:])
+        if not closer and (not shared or (old.unit and new.unit)):
+            yield place
+
+
+def _shared_unit(text: str, numbers: Sequence[Quantity]) -> frozenset[str]:
+    """The unit of the first number, or that of the range or list which it begins."""
+    for own, following in pairwise(numbers):
+        if own.unit or not _RANGE.fullmatch(text, own.end, following.start):
+            return own.unit
+    return numbers[-1].unit
 
 
 def _negations(original: str, candidate: str) -> str:
-    before, after = (_count_negations(text) for text in (original, candidate))
+    before, after = (sum(1 for _ in NEGATION.finditer(text)) for text in (original, candidate))
     return f"negations changed: {after} where the original has {before}" if before != after else ""
 
 
-def _count_negations(text: str) -> int:
-    words = (word.lower() for word in _WORD.findall(text))
-    counted = sum(1 for word in words if word in _NEGATIONS or word.endswith(("n't", "n’t")))
-    return counted + len(_NEGATION_SIGN.findall(text))
+def _same_stances(original: str, candidate: str) -> bool:
+    (_, before, all_before), (own_after, after, _) = _stances(original), _stances(candidate)
+    return _within(own_after, before) and _within(before, after) and _within(after, all_before)
 
 
-def _stances(text: str) -> list[str]:
-    return [(hit[1] or hit[2]).lower() for hit in _STANCE.finditer(text.strip())]
+def _stances(text: str) -> tuple[list[str], list[str], list[str]]:
+    """The yes, maybe and no that stand by themselves, those and a no that ends a line, and every one."""
+    hits = [((hit["own"] or "no").lower(), hit["own"], hit["end"] is not None) for hit in STANCE.finditer(text)]
+    own = [word for word, alone, _ in hits if alone]
+    return own, [word for word, alone, ends in hits if alone or ends], [word for word, *_ in hits]
+
+
+def _within(part: Iterable[str], whole: Iterable[str]) -> bool:
+    """Whether a sequence is left when some of another one go."""
+    rest = iter(whole)
+    return all(word in rest for word in part)
 
 
 def _fixed(original: str, candidate: str, fixed: Sequence[str]) -> str:
