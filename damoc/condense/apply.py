@@ -8,7 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from damoc.condense.words import SPACED, Word
+from damoc.condense.lexicon import SPACED
+from damoc.condense.words import Word
 
 _BEFORE_SPACE = re.compile(rf"{SPACED}|[\u0300-\u036f.,:;!?%/$€£¥]")
 _AFTER_SPACE = re.compile(SPACED)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from damoc.condense.words import NEGATION, STANCE, Quantity, quantities, split_words, unit_words
 from damoc.data.prompts import whole_words
 
-_RANGE = re.compile(r"[\s,]*(?:[-–—/±]|to|and|or)?\s*")
+_RANGE = re.compile(r"[\s,]*(?:(?:[-–—/±]|to|and|or)\s*)?")
 _QUESTION_MARKS = ("?", "？", "؟")
 _CHAT = re.compile(
     r"\W*(?:sure|certainly|of course|okay|here(?:'s|’s| is| are)|as an ai|rewritten|<think)\b", re.IGNORECASE
@@ -99,13 +99,13 @@ def _numbers(original: str, candidate: str) -> str:
 def _excess(these: Sequence[Quantity], those: Sequence[Quantity]) -> list[Quantity]:
     """The numbers that these have more often than those."""
     left = Counter(own.value for own in those)
-    left.subtract(own.value for own in reversed(these))
     excess = []
-    for own in reversed(these):
-        if left[own.value] < 0:
+    for own in these:
+        if left[own.value]:
+            left[own.value] -= 1
+        else:
             excess.append(own)
-            left[own.value] += 1
-    return excess[::-1]
+    return excess
 
 
 def _changed_units(

@@ -31,8 +31,8 @@ SPACED = rf"[^\W{_UNSPACED_BLOCKS}]"
 _NUMBER_WORDS = {
     word: value
     for value, words in {
-        "0": "zero null cero ноль",
-        "2": "two zwei deux два две",
+        "0": "zero cero ноль",
+        "2": "two zwei deux dois duas два две",
         "3": "three drei trois tres três tre три",
         "4": "four vier quatre cuatro quattro quatro четыре",
         "5": "five fünf cinq cinco cinque пять",
@@ -42,7 +42,7 @@ _NUMBER_WORDS = {
         "9": "nine neun nueve nove девять",
         "10": "ten zehn diez dieci десять",
         "11": "eleven onze undici одиннадцать",
-        "12": "twelve dozen zwölf douze doce dodici doze двенадцать",
+        "12": "twelve dozen zwölf douze doce dodici двенадцать",
         "13": "thirteen",
         "14": "fourteen",
         "15": "fifteen fünfzehn quinze quince quindici пятнадцать",
@@ -214,9 +214,10 @@ def split_words(text: str, spans: Sequence[str] = ()) -> list[Word]:
     Burmese) are cut at changes of script and after a few characters (two Han, four Hiragana, six of the others), as
     they would otherwise stay or go by the sentence. No grapheme cluster (letter with its marks, emoji sequence) is cut.
 
-    Protected are numbers and their units, amounts, negations, yes and no, comparatives, question words, names (a
-    capital that does not start a sentence), short quotations, code, bullets, table rows, headings and list items of at
-    most 12 words (options, labels), and every word of the given spans (the options, the gold answer in its context).
+    Protected are numbers and number words with their units, amounts, negations, yes, no and maybe, comparatives,
+    question words, names (a capital that does not start a sentence), short quotations, code, bullets, table rows,
+    headings and list items of at most 12 words (options, labels), and every word of the given spans (the options, the
+    gold answer in its context).
 
     Args:
         text: any text.

@@ -112,8 +112,8 @@ def test_selections_in_one_experiment_stay_apart(make: Make, tracker: Tracker) -
         other.candidate_run_id("tiny")
 
 
-def test_a_given_run_is_adopted(make: Make, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = tracker.client.create_experiment("pipeline")
+def test_a_given_run_is_adopted(make: Make, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tracker.client.create_experiment("pipeline", artifact_location=tmp_path.as_uri())
     given = tracker.client.create_run(elsewhere, run_name="task-run").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     adopting = make("sel-9")
