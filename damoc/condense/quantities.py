@@ -11,8 +11,8 @@ from damoc.condense.lexicon import SPACED, UNSPACED, any_of
 _NUMBER_WORDS = {
     word: value
     for value, words in {
-        "0": "zero null cero ноль",
-        "2": "two zwei deux два две",
+        "0": "zero cero ноль",
+        "2": "two zwei deux dois duas два две",
         "3": "three drei trois tres três tre три",
         "4": "four vier quatre cuatro quattro quatro четыре",
         "5": "five fünf cinq cinco cinque пять",
@@ -22,7 +22,7 @@ _NUMBER_WORDS = {
         "9": "nine neun nueve nove девять",
         "10": "ten zehn diez dieci десять",
         "11": "eleven onze undici одиннадцать",
-        "12": "twelve dozen zwölf douze doce dodici doze двенадцать",
+        "12": "twelve dozen zwölf douze doce dodici двенадцать",
         "13": "thirteen",
         "14": "fourteen",
         "15": "fifteen fünfzehn quinze quince quindici пятнадцать",

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from damoc.condense.words import NEGATION, STANCE, Quantity, quantities, split_words, unit_words
+from damoc.condense.lexicon import NEGATION, STANCE
+from damoc.condense.quantities import Quantity, quantities, unit_words
+from damoc.condense.words import split_words
 from damoc.data.prompts import whole_words
 
 _RANGE = re.compile(r"[\s,]*(?:(?:[-–—/±]|to|and|or)\s*)?")
@@ -26,9 +28,9 @@ def violations(
 
     - It is not empty, and no longer than ``max_words`` and than the original.
     - It has the numbers of the original in the same order, each with its unit (see
-      :func:`damoc.condense.words.quantities`): none is lost, new, swapped with another or given another unit. "1,000"
-      and "1000" differ; "two" and "2", "5%" and "5 percent", "5-week" and "5 weeks" do not; in "5 to 10 mg" both are
-      mg.
+      :func:`damoc.condense.quantities.quantities`): none is lost, new, swapped with another or given another unit.
+      "1,000" and "1000" differ; "two" and "2", "5%" and "5 percent", "5-week" and "5 weeks" do not; in "5 to 10 mg"
+      both are mg.
     - It has as many negations ("doesn't" and "does not" are one each).
     - Every yes and maybe, and every no that stands by itself ("no risk" does not), stays, and none is added.
     - A fixed text (an option, the gold answer) stands in it exactly if it stands in the original.

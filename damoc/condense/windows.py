@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from damoc.condense.apply import parting
 from damoc.condense.words import Word
 
 _RUN = re.compile(r"\S+\s*")
@@ -47,9 +48,16 @@ def kept_windows(text: str, words: Sequence[Word], kept: NDArray[Any], count: Co
         room: tokens of a window at most, give or take a sentence end.
     """
     left = list(text)
+    last: Word | None = None
+    gap = -1
     for word, stays in zip(words, kept, strict=True):
         if not stays:
             left[word.start : word.end] = [""] * (word.end - word.start)
+            gap = word.start if gap < 0 else gap
+            continue
+        if last and gap >= 0:
+            left[gap] = parting(text[last.end - 1], text[word.start])
+        last, gap = word, -1
     pieces = _pieces(text, count, room)
     cuts = _cuts(pieces, _windows_needed(pieces, room), room)
     return [_window(text[start:end], "".join(left[start:end]), count) for start, end in pairwise(cuts)]

@@ -59,3 +59,12 @@ def test_a_cut_moves_to_a_sentence_end_nearby():
     windows = rewritten_windows(" ".join(words), " ".join(words[:40]), lambda own: [1] * len(own), ROOM)
     assert windows[0].original.endswith("end.")
     assert windows[1].original.startswith("w25")
+
+
+def test_what_is_scored_is_what_is_rebuilt_where_scripts_mix():
+    text = "我們使用Python語言以及Java進行開發, and so on."
+    words = split_words(text)
+    kept = np.array([not {"語", "言", "以", "及"} & set(text[word.start : word.end]) for word in words])
+    (window,) = kept_windows(text, words, kept, count, 200)
+    assert "Python Java" in window.candidate
+    assert window.candidate == " ".join(rebuild(text, words, kept).split())
