@@ -73,7 +73,7 @@ def encode(
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, room: int) -> list[int]:
     """Token ids of a rendered prompt, open at its end; one of more than ``room`` tokens loses its start."""
     ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
-    if ids[-1] == tokenizer.eos_token_id:
+    if ids and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
     if len(ids) <= room:
         return ids
