@@ -25,7 +25,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +48,7 @@ WORDS, REPEATS, ITERATIVE_SIZE, LAYER = (40, 300), 3, 50, 5
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|nor|neither|without|cannot|\w+n['’]t)\b", re.IGNORECASE)
 Compress = Callable[[Sequence[str], float], list[str]]
+Peer = Callable[[LoadedModel], Compress]
 
 
 def read_texts(folder: Path, count: int) -> list[str]:
@@ -201,48 +202,57 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--peer", type=Path, help="folder into which llmlingua was installed")
-    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--texts", type=int, default=60)
+    parser.add_argument("--only", default="speed,quality", help="parts to measure; others stay as they were")
     arguments = parser.parse_args()
     texts = read_texts(arguments.data, arguments.texts)
     with_peer = arguments.peer is not None and (arguments.peer / "llmlingua").is_dir()
     if not with_peer:
         print("llmlingua is not there, only damoc is measured; install it as the head of this file says, give --peer")
-    results: dict[str, Any] = {
-        "machine": facts(),
-        "threads": torch.get_num_threads(),
-        "peer": "llmlingua 0.2.2" if with_peer else None,
-        "speed": [],
-    }
     reference = load_model("zoo/tiny-reference")
+    peer = (lambda loaded: peer_of(arguments.peer, loaded)) if with_peer else None
+    results: dict[str, Any] = {"peer": "llmlingua 0.2.2" if with_peer else None}
+    if arguments.results.exists():
+        results |= json.loads(arguments.results.read_text(encoding="utf-8"))
+    for part, entries in (("speed", speeds), ("quality", qualities)):
+        if part in arguments.only.split(","):
+            results[part] = {"machine": facts(), "threads": torch.get_num_threads(), "entries": []}
+            for entry in entries(reference, texts, peer):
+                results[part]["entries"].append(entry)
+                print(json.dumps(entry), flush=True)
+                write_results(arguments.results, results)
+
+
+def speeds(reference: LoadedModel, texts: Sequence[str], peer: Peer | None) -> Iterator[dict[str, Any]]:
+    """Words a second under the toy reference and, on every third text, under a larger model."""
     for name, loaded, some in (
         ("tiny-reference", reference, texts),
-        ("llama 8 x 512, untrained", larger(reference), texts[:: max(1, len(texts) // 40)]),
+        ("llama 8 x 512, untrained", larger(reference), texts[::3]),
     ):
         compressors: dict[str, Compress] = {
             "damoc, original context": ours(loaded, "original"),
             "damoc, kept context": ours(loaded, "kept"),
         }
-        if with_peer:
-            compressors["llmlingua"] = peer_of(arguments.peer, loaded)
+        if peer:
+            compressors["llmlingua"] = peer(loaded)
         for rate in RATES:
-            results["speed"].append({"compressor": name, **speed(compressors, some, rate)})
-            print(json.dumps(results["speed"][-1]), flush=True)
+            yield {"compressor": name, **speed(compressors, some, rate)}
+
+
+def qualities(reference: LoadedModel, texts: Sequence[str], peer: Peer | None) -> Iterator[dict[str, Any]]:
+    """What is left at equal shares, the peer's where it is there."""
     scorer = BertScorer(PACKAGED, LAYER)
-    results["quality"] = []
     for rate in RATES:
         share = {"words": rate, "tokens": rate}
-        if with_peer:
-            left = peer_of(arguments.peer, reference)(texts, rate)
-            results["quality"].append({"name": "llmlingua", "rate": rate, **quality(reference, scorer, texts, left)})
-            print(json.dumps(results["quality"][-1]), flush=True)
-            share = results["quality"][-1]["share_kept"]
+        if peer:
+            found = quality(reference, scorer, texts, peer(reference)(texts, rate))
+            share = found["share_kept"]
+            yield {"name": "llmlingua", "rate": rate, **found}
         for context in ("original", "kept"):
             for unit in ("words", "tokens"):
                 own, left = at_share(reference, texts, context, unit, share[unit])
-                found = {"name": f"damoc, {context} context", "equal_share_of": unit, "rate": round(own, 4)}
-                results["quality"].append({**found, **quality(reference, scorer, texts, left)})
-                print(json.dumps(results["quality"][-1]), flush=True)
-    write_results(arguments.results, results)
+                told = {"name": f"damoc, {context} context", "equal_share_of": unit, "rate": round(own, 4)}
+                yield {**told, **quality(reference, scorer, texts, left)}
 
 
 if __name__ == "__main__":
