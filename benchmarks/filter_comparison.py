@@ -117,6 +117,7 @@ def main(
     proxies = {name: compress(context, name, prepared) for name in names}
     methods = only.split(",") if only else list(filters())
     found: list[dict[str, Any]] = []
+    machine = facts()
     for method, budget, repeat in track(list(choices(methods)), description=dataset):
         chosen = {"method": method, "budget": budget, "min_rows": 1}
         compression = config.data_compression
@@ -135,7 +136,7 @@ def main(
         }
         found.append(entry)
         if out is not None:
-            write_results(out, {"dataset": dataset, "rows": rows, "machine": facts(), "results": found})
+            write_results(out, {"dataset": dataset, "rows": rows, "machine": machine, "results": found})
     typer.echo(table(found, names))
 
 
