@@ -138,7 +138,9 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     model.eval()
-    if torch.cuda.is_available() and not four_bit:
+    if four_bit:
+        _leave_unpacked(model)
+    elif torch.cuda.is_available():
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))
@@ -156,6 +158,19 @@ def _four_bits(dtype: str) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
     )
+
+
+def _leave_unpacked(model: Any) -> None:
+    """Keeps bitsandbytes from repacking weights that its AVX512-BF16 kernel cannot take.
+
+    On processors with those instructions version 0.50 repacks weights in tiles of 32 outputs and blocks of 64 inputs
+    at the first forward pass, and fails on any other shape; unpacked weights run everywhere.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit) and (module.out_features % 32 or module.in_features % 64):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:

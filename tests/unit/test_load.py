@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -203,3 +205,15 @@ def test_the_identity_of_a_model_leaves_out_its_place_and_its_story(folder, tmp_
 
 def test_the_identity_of_a_hub_model_is_its_id_and_commit():
     assert len({model_identity(*pair) for pair in [("a/b", COMMIT), ("a/c", COMMIT), ("a/b", COMMIT[::-1])]}) == 3
+
+
+@pytest.mark.parametrize("name", ["tiny-llama-cloud", "tiny-reference"])
+def test_four_bits_give_the_logits_of_the_weights_they_stand_for_on_every_processor(zoo: Path, name: str) -> None:
+    whole, quantised = (load_model(str(zoo / name), four_bit=bits).model for bits in (False, True))
+    layers = {path: module for path, module in quantised.named_modules() if isinstance(module, Linear4bit)}
+    for path, module in layers.items():
+        whole.get_submodule(path).weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state)
+    ids = torch.arange(3, 43)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(quantised(ids).logits, whole(ids).logits, atol=0.1, rtol=0.01)
+    assert len(layers) == 7 * whole.config.num_hidden_layers
