@@ -92,11 +92,20 @@ def _check_workspace(config: SelectionConfig, where: str) -> list[Problem]:
 
 def _check_models(config: SelectionConfig, where: str) -> list[Problem]:
     problems = []
+    needs_base = config.model_compression.merge.method == "instruct_delta"
     for index, candidate in enumerate(config.candidates):
-        if problem := check_model_files(candidate.model, candidate.revision):
-            what, _, fix = problem.partition("; ")
-            place = f"{where} field candidates.{index}.model ({candidate.id})"
-            problems.append(Problem(what, place, fix or "mend the folder, or leave this candidate out"))
+        named = {"model": (candidate.model, candidate.revision)}
+        if candidate.base and needs_base:
+            named["base"] = (candidate.base, candidate.base_revision)
+        for field, model in named.items():
+            if problem := check_model_files(*model):
+                what, _, fix = problem.partition("; ")
+                place = f"{where} field candidates.{index}.{field} ({candidate.id})"
+                problems.append(Problem(what, place, fix or "mend the folder, or leave this candidate out"))
+    if needs_base and not any(candidate.base for candidate in config.candidates):
+        what = "instruct_delta needs the checkpoint that a candidate was tuned from, and no candidate names one"
+        place = f"{where} field model_compression.merge.method"
+        problems.append(Problem(what, place, "name 'base' for the candidates that have one, or choose another method"))
     return [*problems, *_check_data_models(config.data_compression, where)]
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from damoc.compression.importance import DECIMALS
 from damoc.compression.plan import LayerPlan
+
+if TYPE_CHECKING:
+    import torch
+
+PATCHES = "patches.safetensors"
+"""File beside the record that holds the maps of an accepted linear patch."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class CompressionOutcome:
         scale_losses: by scale; 0 is plain removal.
         original_parameters: count of the whole model, shared ones once.
         proxy_parameters: count of the proxy.
+        patches: what an accepted linear patch consists of, by anchor; kept beside the record.
     """
 
     importance: Sequence[float]
@@ -36,6 +43,7 @@ class CompressionOutcome:
     scale_losses: Mapping[float, float]
     original_parameters: int
     proxy_parameters: int
+    patches: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, rounded to 6 decimals; a loss that is not finite is null."""

@@ -92,23 +92,3 @@ def give_back(
         tuple(index for index in plan.remove if index != returned),
         (*plan.given_back, returned),
     )
-
-
-def anchors(plan: LayerPlan) -> dict[int, tuple[int, ...]]:
-    """Which retained layer absorbs which removed ones.
-
-    The anchor is the nearest retained layer before the removed one, as in LaCo (arXiv 2402.11187), and only where
-    there is none the nearest one behind it.
-
-    Args:
-        plan: the layer plan.
-
-    Returns:
-        Removed layers, ascending, by their anchor.
-    """
-    groups: dict[int, tuple[int, ...]] = {}
-    for removed in plan.remove:
-        before = [index for index in plan.keep if index < removed]
-        anchor = before[-1] if before else plan.keep[0]
-        groups[anchor] = (*groups.get(anchor, ()), removed)
-    return groups

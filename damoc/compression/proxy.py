@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from damoc.compression.architecture import LayerSurgery
 from damoc.compression.check import check_surgery
 from damoc.compression.importance import DECIMALS, block_influence
-from damoc.compression.merge import SparseMerge, choose_scale
+from damoc.compression.merge import Ingredients, build_merge, choose_scale, recorded_merge
 from damoc.compression.outcome import CompressionOutcome
-from damoc.compression.plan import LayerPlan, anchors, give_back, plan_layers, protected_layers
+from damoc.compression.plan import LayerPlan, give_back, plan_layers, protected_layers
 from damoc.errors import CandidateError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def compress(
     pad_id: int,
     seed: int,
     on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    base: Callable[[int, str], torch.Tensor] | None = None,
 ) -> CompressionOutcome:
     """Makes a candidate its own proxy, in place.
 
@@ -39,6 +40,7 @@ def compress(
         pad_id: padding token.
         seed: of the merge.
         on_progress: called with (``importance`` or ``calibration``, done, total).
+        base: weight of the checkpoint that the candidate was tuned from, by layer and name within it, if there is one.
 
     Returns:
         What was measured and decided.
@@ -50,7 +52,7 @@ def compress(
     """
     surgery = LayerSurgery(model)
     parameters = _parameters(model)
-    scales = [scale for scale in settings.merge.scales if scale != 0]
+    scales = [scale for scale in settings.merge.grid() if scale != 0]
     measured, total = 0, 2 + len(scales)
 
     def loss() -> float:
@@ -74,13 +76,13 @@ def compress(
         total += len(attempts) > 1
         plan = give_back(plan, importance, attempts[-1][1], original, settings.collapse_limit)
 
-    groups = anchors(plan) if scales else {}
-    merge = SparseMerge(surgery.layers, groups, settings.merge.method, settings.merge.density, seed)
+    of = Ingredients(surgery, plan.keep, plan.remove, settings.merge, seed, base)
+    merge = build_merge(model, of, batches)
     losses = {0.0: attempts[-1][1]}
     for scale in scales if merge else []:
         merge.apply(scale)
         losses[scale] = loss()
-    scale = choose_scale(losses)
+    scale = choose_scale(losses, settings.merge.min_gain)
     merge.apply(scale)
     if measured < total:
         on_progress("calibration", total, total)
@@ -92,21 +94,31 @@ def compress(
         method=settings.merge.method,
         scale=scale,
         scale_losses=losses,
+        patches=merge.patches if scale else {},
         original_parameters=parameters,
         proxy_parameters=_parameters(model),
     )
 
 
-def rebuild(model: Any, record: Mapping[str, Any]) -> None:
+def rebuild(
+    model: Any,
+    record: Mapping[str, Any],
+    patches: Mapping[str, torch.Tensor] | None = None,
+    base: Callable[[int, str], torch.Tensor] | None = None,
+) -> None:
     """Makes a freshly loaded candidate the proxy that a record describes, in place, with the same bits.
 
     Args:
         model: the candidate as it was before, in the same dtype.
         record: ``compression.json``: ``plan``, ``merge``, ``seed`` and ``merge_settings``.
+        patches: what ``patches.safetensors`` beside the record holds, where a linear patch was accepted.
+        base: weight of the checkpoint that the candidate was tuned from, where ``instruct_delta`` was accepted.
 
     Raises:
         CandidateError: ``incompatible``, when the record describes a model of another depth.
     """
+    from damoc.config import MergeConfig
+
     surgery = LayerSurgery(model)
     plan = LayerPlan(tuple(record["plan"]["keep"]), tuple(record["plan"]["remove"]))
     if sorted((*plan.keep, *plan.remove)) != list(range(len(surgery.layers))):
@@ -117,9 +129,9 @@ def rebuild(model: Any, record: Mapping[str, Any]) -> None:
         )
     surgery.keep(plan.keep)
     if record["merge"]["accepted"]:
-        method, density = record["merge"]["method"], record["merge_settings"]["density"]
-        merge = SparseMerge(surgery.layers, anchors(plan), method, density, record["seed"])
-        merge.apply(record["merge"]["scale"])
+        settings = MergeConfig.model_validate(record["merge_settings"])
+        of = Ingredients(surgery, plan.keep, plan.remove, settings, record["seed"], base)
+        recorded_merge(of, patches or {}).apply(record["merge"]["scale"])
 
 
 def _parameters(model: Any) -> int:

@@ -86,6 +86,7 @@ def resolve_paths(config: SelectionConfig, root: Path) -> SelectionConfig:
         section[key] = _absolute(section[key], root)
     for candidate in data["candidates"]:
         candidate["model"] = _absolute(candidate["model"], root)
+        candidate["base"] = _absolute(candidate["base"], root) if candidate["base"] else None
     return SelectionConfig.model_validate(data)
 
 

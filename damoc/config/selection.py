@@ -15,19 +15,45 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class MergeConfig(Section):
-    """Sparse merge of what was pruned; the grid always holds 0, so a merge has to earn its place."""
+_SCALES = {
+    "rdsc_sparse": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3),
+    "instruct_delta": (0.05, 0.1, 0.2, 0.3),
+    "linear_patch": (0.5, 1.0),
+    "none": (),
+}
 
-    method: Literal["magnitude", "ties", "dare", "none"] = "magnitude"
+
+class MergeConfig(Section):
+    """Merge of what was pruned; the grid always holds 0, so a merge has to earn its place."""
+
+    method: Literal["rdsc_sparse", "instruct_delta", "linear_patch", "none"] = Field(
+        "rdsc_sparse",
+        description="rdsc_sparse: sparse differences of the removed layers and their anchor; instruct_delta: of the "
+        "candidate and its 'base'; linear_patch: a linear map fitted to what the removed layers did.",
+    )
+    sparsifier: Literal["magnitude", "ties", "dare"] = "magnitude"
     density: float = Field(0.1, gt=0, le=1, description="Share of each task vector that is kept.")
-    scales: list[float] = Field(
-        default_factory=lambda: [0.0, 0.02, 0.05, 0.1], description="Factors tried; 0 is added."
+    anchor: Literal["before", "after", "nearest"] = Field(
+        "before", description="Which kept layer absorbs a removed one; a linear patch always takes the one before."
+    )
+    ridge: float = Field(0.01, gt=0, description="How strongly a linear patch is drawn to changing nothing.")
+    scales: list[float] | None = Field(
+        None, description="Factors tried; 0 is added. null is a grid that suits the method."
+    )
+    min_gain: float = Field(
+        0.002, ge=0, lt=1, description="Share of the calibration loss by which a merge has to lower it."
     )
 
     @field_validator("scales")
     @classmethod
-    def _holds_zero(cls, scales: list[float]) -> list[float]:
-        return sorted({0.0, *scales})
+    def _holds_zero(cls, scales: list[float] | None) -> list[float] | None:
+        return None if scales is None else sorted({0.0, *scales})
+
+    def grid(self) -> list[float]:
+        """The scales that are tried, 0 first."""
+        if self.method == "none":
+            return [0.0]
+        return self.scales if self.scales is not None else [0.0, *_SCALES[self.method]]
 
 
 class ModelCompression(Section):
@@ -74,6 +100,10 @@ class Candidate(Section):
     model: str = Field(description="Local folder or hub id.")
     revision: str | None = Field(None, description="Commit (40 hex digits) of a hub model; required for hub ids.")
     trust_remote_code: bool = Field(False, description="Runs code from the model repository; needs a pinned revision.")
+    base: str | None = Field(
+        None, description="Folder or hub id of the checkpoint that it was instruction-tuned from, for instruct_delta."
+    )
+    base_revision: str | None = Field(None, description="Commit (40 hex digits) of a hub base.")
     licence: str | None = Field(None, description="Shown in the report.")
 
     @field_validator("id")

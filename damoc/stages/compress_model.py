@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from damoc.compression.outcome import PATCHES
 from damoc.hashing import derive_seed
 from damoc.models.batching import length_batches, pad_batch
 from damoc.models.likelihood import answer_losses
@@ -48,7 +49,10 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
     seed = derive_seed(config.seed, NAME, candidate_id)
 
     def work(folder: Path) -> Mapping[str, Any]:
+        from safetensors.torch import save_file
+
         from damoc.compression import check_surgery, compress
+        from damoc.compression.merge import base_weights
 
         loaded = load_model(candidate.model, candidate.revision, candidate.trust_remote_code, config.tuning.dtype)
         rows = read_examples(data.path() / "train.jsonl")[: settings.calibration_rows]
@@ -69,15 +73,25 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
         def on_progress(phase: str, done: int, total: int) -> None:
             progress.setdefault(phase, Progress(NAME, f"{candidate_id} {phase}", "batches"))(done, total)
 
-        outcome = compress(loaded.model, settings, batches, calibration_loss, pad_id, seed, on_progress)
+        base = (
+            base_weights(loaded.model, candidate.base, candidate.base_revision)
+            if candidate.base and settings.merge.method == "instruct_delta"
+            else None
+        )
+        outcome = compress(loaded.model, settings, batches, calibration_loss, pad_id, seed, on_progress, base)
         check_surgery(loaded.model, pad_id)
         loaded.model.save_pretrained(folder / "model", safe_serialization=True)
         loaded.tokenizer.save_pretrained(folder / "model")
         _forget_origin(folder / "model" / "config.json")
+        if outcome.patches:
+            save_file(dict(outcome.patches), folder / PATCHES)
         record = outcome.to_json()
         write_json(folder / "compression.json", {**record, "seed": seed, "merge_settings": settings.merge.model_dump()})
         return {"layers_kept": len(record["plan"]["keep"]), "layers": len(record["importance"]), **record["parameters"]}
 
+    inputs = {"model": model_identity(candidate.model, candidate.revision), "data": data.content}
+    if candidate.base and settings.merge.method == "instruct_delta":
+        inputs["base"] = model_identity(candidate.base, candidate.base_revision)
     step = Step(
         NAME,
         {
@@ -87,7 +101,7 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
             "batch_size": config.tuning.batch_size,
             "seed": seed,
         },
-        {"model": model_identity(candidate.model, candidate.revision), "data": data.content},
+        inputs,
         code=("compression", "models", "data/prompts.py", "stages/compress_model.py"),
     )
     return context.run(step, work)

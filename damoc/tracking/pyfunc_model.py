@@ -31,7 +31,7 @@ class SelectedModel(PythonModel):
         else:
             from damoc.stages.winner import rebuild_base
 
-            loaded = rebuild_base(recipe)
+            loaded = rebuild_base(folder)
         self._model = PeftModel.from_pretrained(loaded.model, str(folder / "adapter")).eval()
         self._tokenizer = loaded.tokenizer
         self._max_length = loaded.max_length

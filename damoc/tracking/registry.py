@@ -165,7 +165,8 @@ def _copy(folder: Path, scratch: Path) -> Path:
     for part in ("adapter", "base"):
         if (folder / part).is_dir():
             shutil.copytree(folder / part, copy / part)
-    shutil.copy(folder / "recipe.json", copy)
+    for file in (folder / "recipe.json", *folder.glob("*.safetensors")):
+        shutil.copy(file, copy)
     return copy
 
 

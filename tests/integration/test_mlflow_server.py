@@ -91,8 +91,6 @@ def test_a_winner_is_registered_once_and_answers_from_the_server(
 
 
 def test_a_base_that_is_too_large_is_rebuilt_from_its_recipe(finished: Finished, tmp_path: Path) -> None:
-    import json
-
     import torch
 
     from damoc.models.load import load_model
@@ -102,6 +100,6 @@ def test_a_base_that_is_too_large_is_rebuilt_from_its_recipe(finished: Finished,
     folder.mkdir()
     _winner(finished, folder)
     stored = load_model(str(folder / "base")).model.state_dict()
-    rebuilt = rebuild_base(json.loads((folder / "recipe.json").read_text())).model.state_dict()
+    rebuilt = rebuild_base(folder).model.state_dict()
     assert stored.keys() == rebuilt.keys()
     assert all(torch.equal(stored[name], rebuilt[name]) for name in stored)

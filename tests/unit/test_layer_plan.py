@@ -1,4 +1,4 @@
-"""Layer decisions: plan, protection, collapse guard, anchors, config values, scale."""
+"""Layer decisions: plan, protection, collapse guard, config values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damoc.compression.layer_config import kept_values
-from damoc.compression.merge import choose_scale
-from damoc.compression.plan import LayerPlan, anchors, give_back, plan_layers, protected_layers
+from damoc.compression.plan import LayerPlan, give_back, plan_layers, protected_layers
 
 IMPORTANCE = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9]), min_size=1, max_size=40).map(np.array)
 RATIO = st.floats(0, 0.99)
@@ -69,27 +68,6 @@ def test_guard_gives_back_the_most_important_layer_first() -> None:
 def test_guard_compares_with_the_limit(loss: float, held: bool) -> None:
     plan = LayerPlan((0, 2), (1,))
     assert (give_back(plan, np.array([0.5, 0.1, 0.5]), loss, 2.0, 1.5) == plan) is held
-
-
-def test_anchor_is_the_retained_layer_before_and_behind_only_where_there_is_none() -> None:
-    assert anchors(LayerPlan((0, 3, 6), (1, 2, 4, 5))) == {0: (1, 2), 3: (4, 5)}
-    assert anchors(LayerPlan((2, 3), (0, 1))) == {2: (0, 1)}
-    assert anchors(LayerPlan((0, 1), ())) == {}
-
-
-@pytest.mark.parametrize(
-    ("losses", "scale"),
-    [
-        ({0.0: 2.0, 0.1: 1.9, 0.2: 1.8}, 0.2),
-        ({0.0: 2.0, 0.1: 2.0, 0.2: 2.1}, 0.0),
-        ({0.0: 2.0, 0.1: 1.9999999}, 0.0),
-        ({0.0: 2.0, 0.2: 1.5, 0.1: 1.5}, 0.1),
-        ({0.0: 2.0, 0.1: math.nan, 0.2: math.inf}, 0.0),
-        ({0.0: 2.0}, 0.0),
-    ],
-)
-def test_scale_has_to_earn_its_place(losses: dict[float, float], scale: float) -> None:
-    assert choose_scale(losses) == scale
 
 
 def test_config_values_follow_the_layers() -> None:

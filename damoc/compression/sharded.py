@@ -1,0 +1,156 @@
+"""APPLY: prunes and merges a checkpoint on disk, shard by shard; no model is loaded.
+
+What stays as it is, is copied byte by byte; a weight that a merge changes is computed by itself. So memory holds a few
+matrices at most, however large the checkpoint is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from damoc.compression.architecture import LayerSurgery, find_layers
+from damoc.errors import CandidateError
+from damoc.models.checkpoint import INDEX, SINGLE, Checkpoint, StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+
+    Rewrite = Callable[[int, str], torch.Tensor | None]
+
+_CHUNK = 1 << 22
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor of the proxy: its new name, where it lies, and, in a layer, the layer's old index and its inner name."""
+
+    name: str
+    stored: StoredTensor
+    layer: int | None = None
+    inner: str = ""
+
+
+def skeleton(config: Any) -> Any:
+    """The model that a config describes, without weights (on the meta device)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def prune_checkpoint(
+    source: Checkpoint,
+    config: Any,
+    keep: Sequence[int],
+    out: Path,
+    rewrite: Rewrite = lambda layer, name: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Writes weights and config of a pruned model; each shard of the source becomes a smaller one.
+
+    Args:
+        source: weights of the whole model.
+        config: of the whole model, as transformers reads it.
+        keep: layers that stay, ascending.
+        out: existing folder that receives the files; a reader takes them for whole once ``config.json`` is there.
+        rewrite: called with a kept layer of the whole model and a tensor's name within it; returns its new weight, of
+            the same shape and dtype, or None where it stays as it is.
+        on_progress: called with (bytes done, bytes).
+
+    Raises:
+        CandidateError: ``incompatible``, when the layers of the checkpoint cannot be told by their names.
+    """
+    model = skeleton(config)
+    surgery = LayerSurgery(model)
+    total_layers = len(surgery.layers)
+    layer_names = re.compile(rf"({re.escape(find_layers(model))}\.)(\d+)\.(.+)")
+    surgery.keep(keep)
+
+    matches = {name: layer_names.fullmatch(name) for name in source.tensors}
+    if (found := {int(match[2]) for match in matches.values() if match}) != set(range(total_layers)):
+        raise CandidateError(
+            "incompatible",
+            f"{source.source} names its tensors in another way than {type(model).__name__} does: {len(found)} of "
+            f"{total_layers} layers were found; load it with transformers and save it again",
+        )
+    place = {layer: index for index, layer in enumerate(keep)}
+    shards: dict[Path, list[_Kept]] = {file: [] for file in source.files}
+    for name, stored in source.tensors.items():
+        if (match := matches[name]) is None:
+            shards[stored.file].append(_Kept(name, stored))
+        elif (layer := int(match[2])) in place:
+            shards[stored.file].append(_Kept(f"{match[1]}{place[layer]}.{match[3]}", stored, layer, match[3]))
+
+    written = [kept for kept in shards.values() if kept]
+    total = sum(tensor.stored.size for shard in written for tensor in shard)
+    done = 0
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(written, start=1):
+        file = SINGLE if len(written) == 1 else f"model-{number:05d}-of-{len(written):05d}.safetensors"
+        weight_map |= {tensor.name: file for tensor in shard}
+        with (out / file).open("wb") as stream:
+            for size in _write_shard(stream, shard, rewrite):
+                done += size
+                on_progress(done, total)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if len(written) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (out / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    model.config.save_pretrained(out)
+
+
+def _write_shard(stream: BinaryIO, shard: Sequence[_Kept], rewrite: Rewrite) -> Iterator[int]:
+    """Writes header and tensors; yields the bytes of each tensor."""
+    stream.write(_header(shard))
+    for tensor in shard:
+        changed = None if tensor.layer is None else rewrite(tensor.layer, tensor.inner)
+        if changed is None:
+            _copy(tensor.stored, stream)
+        else:
+            stream.write(_bytes(changed, tensor.stored))
+        yield tensor.stored.size
+
+
+def _header(shard: Sequence[_Kept]) -> bytes:
+    entries: dict[str, Mapping[str, Any]] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for tensor in shard:
+        stored = tensor.stored
+        end = at + stored.size
+        entries[tensor.name] = {"dtype": stored.dtype, "shape": list(stored.shape), "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(entries, separators=(",", ":")).encode("utf-8")
+    raw += b" " * (-len(raw) % _ALIGNMENT)
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _copy(stored: StoredTensor, stream: BinaryIO) -> None:
+    with stored.file.open("rb", buffering=0) as source:
+        source.seek(stored.start)
+        left = stored.size
+        buffer = memoryview(bytearray(min(_CHUNK, left)))
+        while left:
+            size = source.readinto(buffer[: min(_CHUNK, left)])
+            if not size:
+                raise OSError(f"{stored.file} ended while it was copied")
+            stream.write(buffer[:size])
+            left -= size
+
+
+def _bytes(tensor: torch.Tensor, stored: StoredTensor) -> memoryview:
+    import torch
+
+    raw = tensor.detach().contiguous().view(torch.uint8).numpy().data.cast("B")
+    if tuple(tensor.shape) != stored.shape or raw.nbytes != stored.size:
+        raise ValueError(f"a rewritten tensor is {tensor.dtype} {tuple(tensor.shape)}, stored as {stored.dtype}")
+    return raw

@@ -1,0 +1,101 @@
+"""APPLY: the weights of a merge, computed from a checkpoint on disk one by one, with the bits of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from damoc.compression.architecture import LayerSurgery, find_layers
+from damoc.compression.merge.anchors import anchors
+from damoc.compression.merge.linear_patch import last_projection, patch_delta
+from damoc.compression.merge.task_vectors import absorbed_delta, matrices, matrix_seed, tuning_delta
+from damoc.compression.sharded import skeleton
+from damoc.errors import CandidateError
+from damoc.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from damoc.compression.sharded import Rewrite
+    from damoc.config import MergeConfig
+
+
+def stored_merge(
+    source: Checkpoint,
+    config: Any,
+    record: Mapping[str, Any],
+    settings: MergeConfig,
+    patches: Mapping[str, torch.Tensor],
+    base: Checkpoint | None = None,
+) -> Rewrite:
+    """What :func:`damoc.compression.sharded.prune_checkpoint` asks for each weight.
+
+    Args:
+        source: weights of the whole model.
+        config: of the whole model, as transformers reads it.
+        record: ``compression.json``: ``plan``, ``merge`` and ``seed``.
+        settings: of the merge.
+        patches: maps of a linear patch, by anchor.
+        base: weights that the candidate was tuned from, for ``instruct_delta``.
+
+    Raises:
+        CandidateError: ``incompatible``, when the checkpoint names the weights that change in another way.
+    """
+    scale, seed = float(record["merge"]["scale"]), int(record["seed"])
+    model = skeleton(config)
+    layers, prefix = LayerSurgery(model).layers, find_layers(model)
+    groups = anchors(record["plan"]["keep"], record["plan"]["remove"], settings.anchor)
+
+    changing = record["plan"]["keep"] if settings.method == "instruct_delta" else list(groups)
+    wanted = [f"{prefix}.{layer}.{name}" for layer in changing for name, _ in matrices(layers[layer])]
+    if scale != 0 and (absent := [name for name in wanted if name not in source.tensors]):
+        raise CandidateError(
+            "incompatible",
+            f"{source.source} has no tensor {absent[0]}, which {type(model).__name__} has; load it with transformers "
+            "and save it again",
+        )
+
+    def read(checkpoint: Checkpoint, layer: int, name: str) -> torch.Tensor:
+        return checkpoint.tensor(f"{prefix}.{layer}.{name}")
+
+    def absorbed(layer: int, name: str, own: torch.Tensor) -> torch.Tensor | None:
+        others = [dict(layers[other].named_parameters()) for other in groups.get(layer, ())]
+        alike = [
+            other
+            for other, parts in zip(groups.get(layer, ()), others, strict=True)
+            if name in parts and parts[name].shape == own.shape
+        ]
+        if not alike:
+            return None
+        removed = [read(source, other, name) for other in alike]
+        return absorbed_delta(own, removed, settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
+
+    def tuned(layer: int, name: str, own: torch.Tensor) -> torch.Tensor | None:
+        if base is None:
+            return None
+        before = read(base, layer, name)
+        return tuning_delta(own, before, settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
+
+    def patched(layer: int, name: str, own: torch.Tensor) -> torch.Tensor | None:
+        if (patch := patches.get(str(layer))) is None:
+            return None
+        found = last_projection(layers[layer], len(patch))
+        inner, _, kind = name.rpartition(".")
+        return patch_delta(found[1], kind, own, patch) if found and found[0] == inner else None
+
+    methods: dict[str, Callable[[int, str, torch.Tensor], torch.Tensor | None]] = {
+        "rdsc_sparse": absorbed,
+        "instruct_delta": tuned,
+        "linear_patch": patched,
+    }
+
+    def rewrite(layer: int, name: str) -> torch.Tensor | None:
+        if scale == 0 or settings.method == "none":
+            return None
+        if settings.method != "linear_patch" and name not in dict(matrices(layers[layer])):
+            return None
+        own = read(source, layer, name)
+        delta = methods[settings.method](layer, name, own)
+        return None if delta is None else (own.float() + scale * delta).to(own.dtype)
+
+    return rewrite
