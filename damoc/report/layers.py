@@ -12,6 +12,8 @@ from markupsafe import Markup
 from damoc.report import charts, text
 from damoc.selection.record import CandidateRecord, SelectionRecord
 
+_METHODS = {"instruct_delta": "Instruct delta", "linear_patch": "Linear patch"}
+
 
 @dataclass(frozen=True)
 class _Loss:
@@ -82,9 +84,10 @@ def _verdict(merge: Mapping[str, Any], removed: Sequence[int]) -> str:
         return "No layer was removed, so there was nothing to merge."
     if len(merge.get("losses") or {}) < 2:
         return "Removed layers were not merged back: no merge was tried."
+    name = _METHODS.get(str(merge.get("method")), "Sparse merge")
     if merge.get("accepted"):
-        return f"Sparse merge accepted at scale {text.fact(merge.get('scale'))}: it lowered the calibration loss."
-    return "Sparse merge not accepted: plain removal was better on the calibration rows."
+        return f"{name} accepted at scale {text.fact(merge.get('scale'))}: it lowered the calibration loss."
+    return f"{name} not accepted: plain removal was better on the calibration rows."
 
 
 def _ranges(indices: Sequence[int]) -> str:
