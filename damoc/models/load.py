@@ -161,15 +161,15 @@ def _four_bits(dtype: str) -> Any:
 
 
 def _leave_unpacked(model: Any) -> None:
-    """Keeps bitsandbytes from repacking weights that its AVX512-BF16 kernel cannot take.
+    """Keeps bitsandbytes from repacking weights for its AVX512-BF16 kernel.
 
-    On processors with those instructions version 0.50 repacks weights in tiles of 32 outputs and blocks of 64 inputs
-    at the first forward pass, and fails on any other shape; unpacked weights run everywhere.
+    On processors with those instructions version 0.50 repacks them at the first forward pass without gradients. That
+    fails unless they are whole tiles of 32 outputs and 64 inputs, and the kernel has no backward pass.
     """
     from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
-        if isinstance(module, Linear4bit) and (module.out_features % 32 or module.in_features % 64):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 
