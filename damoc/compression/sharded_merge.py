@@ -46,7 +46,12 @@ def stored_merge(
     layers, prefix = LayerSurgery(model).layers, find_layers(model)
     groups = anchors(record["plan"]["keep"], record["plan"]["remove"], settings.anchor)
 
-    changing = record["plan"]["keep"] if settings.method == "instruct_delta" else list(groups)
+    changing = {
+        "rdsc_sparse": list(groups),
+        "instruct_delta": record["plan"]["keep"],
+        "linear_patch": [int(anchor) for anchor in patches],
+        "none": [],
+    }[settings.method]
     wanted = [f"{prefix}.{layer}.{name}" for layer in changing for name, _ in matrices(layers[layer])]
     if scale != 0 and (absent := [name for name in wanted if name not in source.tensors]):
         raise CandidateError(

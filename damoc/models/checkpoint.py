@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from damoc.errors import DamocError
 
@@ -86,7 +86,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise broken
         raw = stream.read(length)
     try:
-        header: Mapping[str, Mapping[str, object]] = json.loads(raw)
+        header: Mapping[str, Mapping[str, Any]] = json.loads(raw)
         found = {name: _stored(file, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise broken from error
@@ -95,9 +95,9 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     return dict(sorted(found.items(), key=lambda item: item[1].start))
 
 
-def _stored(file: Path, entry: Mapping[str, object], data: int) -> StoredTensor:
-    start, end = (int(offset) for offset in entry["data_offsets"])  # type: ignore[attr-defined]
-    shape = tuple(int(size) for size in entry["shape"])  # type: ignore[attr-defined]
+def _stored(file: Path, entry: Mapping[str, Any], data: int) -> StoredTensor:
+    start, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(size) for size in entry["shape"])
     return StoredTensor(file, str(entry["dtype"]), shape, data + start, end - start)
 
 

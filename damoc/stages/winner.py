@@ -56,6 +56,8 @@ def rebuild_base(folder: Path) -> LoadedModel:
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     loaded = load_model(recipe["model"], recipe["revision"], recipe["trust_remote_code"], recipe["dtype"])
     patches = load_file(folder / PATCHES) if (folder / PATCHES).is_file() else {}
-    base = base_weights(loaded.model, recipe["base"], recipe["base_revision"]) if recipe.get("base") else None
+    merge = recipe["compression"]["merge"]
+    needs_base = merge["accepted"] and merge["method"] == "instruct_delta"
+    base = base_weights(loaded.model, recipe["base"], recipe["base_revision"]) if needs_base else None
     rebuild(loaded.model, recipe["compression"], patches, base)
     return loaded
