@@ -43,7 +43,7 @@ def _f1(values: Sequence[Any]) -> RowScores:
     return RowScores.ratio([2.0 * (gold and found) for gold, found in pairs], [gold + found for gold, found in pairs])
 
 
-_AGGREGATIONS: Mapping[str, Callable[[Sequence[Any]], RowScores]] = {
+AGGREGATIONS: Mapping[str, Callable[[Sequence[Any]], RowScores]] = {
     "mean": _mean,
     "bits_per_byte": _bits_per_unit,
     "weighted_perplexity": _weighted_perplexity,
@@ -70,7 +70,7 @@ def harness_task(name: str) -> Task:
     found = _load(name)
     metrics = _metrics_of(found)
     if not metrics:
-        known = ", ".join(_AGGREGATIONS)
+        known = ", ".join(AGGREGATIONS)
         raise DamocError(
             f"no metric of {name!r} can be bootstrapped",
             "field evaluation.task",
@@ -147,7 +147,7 @@ def _metrics_of(found: Mapping[str, Any]) -> dict[str, tuple[Callable[[Sequence[
     """What every task measures: by metric, how its values become records, and whether higher is better."""
     from lm_eval.api.registry import get_aggregation
 
-    makers = {get_aggregation(name): make for name, make in _AGGREGATIONS.items()}
+    makers = {get_aggregation(name): make for name, make in AGGREGATIONS.items()}
     first, *others = found.values()
     filters = [own["name"] for own in first.get_config("filter_list") or ()]
     directions = first.higher_is_better()
