@@ -36,7 +36,7 @@ from damoc.models.likelihood import answer_losses
 from damoc.models.load import LoadedModel, load_model
 
 ROOT = Path(__file__).parent.parent
-BATCH, LONGEST, TURNS = 16, 512, 5
+BATCH, LONGEST, TURNS = 16, 1024, 5
 
 
 def rows_of(data: Path, name: str, folder: str, count: int) -> list[Example]:
