@@ -21,7 +21,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.machine import facts, write_results
 from damoc.config import SelectionConfig, resolve_paths
-from damoc.evaluation.registry import task_named
+from damoc.evaluation.registry import Settings, task_of
 from damoc.filters import filters
 from damoc.hashing import derive_seed
 from damoc.models.load import load_model
@@ -84,10 +84,9 @@ def score(context: Context, candidate: str, proxy: StepResult, prepared: StepRes
         seed = derive_seed(config.seed, "filter_comparison", candidate)
         tuned = fine_tune(loaded.model, rows, [], loaded.tokenizer.pad_token_id, config.tuning, seed)
         held_out = read_examples(prepared.path() / "test.jsonl")
-        settings = (config.evaluation.batch_size, config.tuning.max_length, lambda done, total: None)
-        task = task_named(config.evaluation.task)
+        settings = Settings(config.evaluation, [METRIC], config.tuning.max_length)
         model = type(loaded)(tuned.model.merge_and_unload().eval(), loaded.tokenizer, loaded.max_length)
-        found = task.measure(model, held_out, [METRIC], *settings)
+        found = task_of(config).measure(model, held_out, settings)
         write_json(folder / "scores.json", {METRIC: found[METRIC].to_json()})
         return {METRIC: found[METRIC].score()}
 

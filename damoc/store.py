@@ -38,6 +38,8 @@ _LIBRARIES = (
     "bitsandbytes",
     "sentence-transformers",
     "bert-score",
+    "rouge-score",
+    "lm-eval",
     "faiss-cpu",
     "scikit-learn",
     "scipy",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from damoc.config import DataCompression, LanguageModel, LocalModel, SelectionConfig, SplitSources
 from damoc.errors import DamocError, Problem
-from damoc.evaluation.registry import metric_of, task_named
+from damoc.evaluation.registry import metrics_of, task_of
 from damoc.filters.registry import filter_named
 from damoc.models.load import check_model_files, is_commit
 from damoc.signals.embedding import PACKAGED
@@ -48,9 +48,9 @@ def _check_names(config: SelectionConfig, where: str) -> list[Problem]:
     if not found:
         method = filter_named(row_filter.method)
         found = _problems_of(lambda: method.needs(method.checked(row_filter.options)))
-    task_problems = _problems_of(task_named, config.evaluation.task)
+    task_problems = _problems_of(task_of, config)
     if not task_problems:
-        task_problems = _problems_of(metric_of, task_named(config.evaluation.task), config.evaluation.metric)
+        task_problems = _problems_of(metrics_of, task_of(config), config.evaluation)
     source = config.dataset.source or ""
     if source.startswith("mined:"):
         from damoc.data.sources.registry import MINED
@@ -106,19 +106,21 @@ def _check_models(config: SelectionConfig, where: str) -> list[Problem]:
         what = "instruct_delta needs the checkpoint that a candidate was tuned from, and no candidate names one"
         place = f"{where} field model_compression.merge.method"
         problems.append(Problem(what, place, "name 'base' for the candidates that have one, or choose another method"))
-    return [*problems, *_check_data_models(config.data_compression, where)]
+    chosen = config.evaluation.bertscore
+    encoders = {"evaluation.bertscore.encoder": (chosen.encoder, chosen.revision, "revision")}
+    return [*problems, *_check_data_models(config.data_compression, where), *_check_encoders(encoders, where)]
 
 
 def _check_data_models(config: DataCompression, where: str) -> list[Problem]:
     condense, signals = config.condense, config.signals
     causal: dict[str, LocalModel | None] = {"signals.scorer": signals.scorer, "signals.judge": signals.judge}
     encoders = {
-        "signals.encoder": (signals.encoder, signals.encoder_revision, "encoder_revision"),
-        "signals.reward": (signals.reward, signals.reward_revision, "reward_revision"),
+        "data_compression.signals.encoder": (signals.encoder, signals.encoder_revision, "encoder_revision"),
+        "data_compression.signals.reward": (signals.reward, signals.reward_revision, "reward_revision"),
     }
     if condense.enabled:
         causal |= {"condense.compressor": condense.local_model, "condense.repair.rewriter": condense.repair.rewriter}
-        encoders["condense.gate.encoder"] = (condense.gate.encoder, condense.gate.revision, "revision")
+        encoders["data_compression.condense.gate.encoder"] = (condense.gate.encoder, condense.gate.revision, "revision")
     problems = []
     for field, model in causal.items():
         if model is None or (isinstance(model, LanguageModel) and model.endpoint):
@@ -127,8 +129,14 @@ def _check_data_models(config: DataCompression, where: str) -> list[Problem]:
             what, _, fix = problem.partition("; ")
             place = f"{where} field data_compression.{field}"
             problems.append(Problem(what, place, fix or "name another model"))
+    return [*problems, *_check_encoders(encoders, where)]
+
+
+def _check_encoders(encoders: Mapping[str, tuple[str, str | None, str]], where: str) -> list[Problem]:
+    """What is wrong with encoders: by field, id, revision and the key of the revision."""
+    problems = []
     for field, (encoder, revision, key) in encoders.items():
-        place = f"{where} field data_compression.{field}"
+        place = f"{where} field {field}"
         if encoder == PACKAGED or Path(encoder).is_dir():
             continue
         if encoder.startswith("/"):

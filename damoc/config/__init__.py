@@ -21,6 +21,7 @@ from damoc.config.data_compression import (
 from damoc.config.dataset import DatasetConfig, Fields, RowLimits, SplitFractions, SplitSources
 from damoc.config.reading import load_config, parse_config, read_yaml, resolve_paths
 from damoc.config.selection import (
+    BertScoreConfig,
     Candidate,
     EvaluationConfig,
     MergeConfig,
@@ -31,6 +32,7 @@ from damoc.config.selection import (
 )
 
 __all__ = [
+    "BertScoreConfig",
     "Candidate",
     "CondenseConfig",
     "DataCompression",

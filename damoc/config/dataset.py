@@ -17,6 +17,7 @@ class Fields(Section):
     input: str = Field("input", description="What to do it on. A missing column means an empty input.")
     output: str = Field("output", description="The reference answer; every row needs one.")
     choices: str = Field("choices", description="List of the closed answers; a missing column means free-form.")
+    aliases: str = Field("aliases", description="List of further right answers, which are graded as the output.")
     group: str = Field("group", description="Rows of one group (document, customer) never stand in different splits.")
 
 
@@ -75,9 +76,22 @@ class DatasetConfig(Section):
         description="mined:NAME (cloud-qa, cloud-service, science-qa), a file or folder (.jsonl, .jsonl.gz, .parquet, "
         ".csv), s3://bucket/key, or hf:owner/name. Not needed when 'splits' names a source for each split.",
     )
-    preset: Literal["pubmedqa", "billsum", "dolly", "squad"] | None = Field(
-        None, description="Field mapping (and hub id, when no source is given) of a known dataset."
-    )
+    preset: (
+        Literal[
+            "pubmedqa",
+            "pubmedqa_long",
+            "billsum",
+            "finqa",
+            "convfinqa",
+            "tat_qa",
+            "dolly",
+            "nq_open",
+            "web_questions",
+            "squad",
+            "squad_v2",
+        ]
+        | None
+    ) = Field(None, description="Columns, hub id (where no source is given) and task of a known dataset.")
     revision: str | None = Field(None, description="Commit of a hub dataset.")
     fields: Fields = Field(default_factory=Fields)
     instruction: str | None = Field(None, description="One instruction for all rows, where the data has none.")

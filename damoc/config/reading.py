@@ -81,9 +81,14 @@ def resolve_paths(config: SelectionConfig, root: Path) -> SelectionConfig:
     signals, condense = compression["signals"], compression["condense"]
     asked = (signals["scorer"], signals["judge"], condense["repair"]["rewriter"])
     local = [(model, "model") for model in asked if model and not model.get("endpoint")]
-    named = [(signals, "encoder"), (signals, "reward"), (condense, "compressor"), (condense["gate"], "encoder"), *local]
+    encoders = [(condense["gate"], "encoder"), (data["evaluation"]["bertscore"], "encoder")]
+    named = [(signals, "encoder"), (signals, "reward"), (condense, "compressor"), *encoders, *local]
     for section, key in named:
         section[key] = _absolute(section[key], root)
+    evaluation = data["evaluation"]
+    harness, _, task_file = (evaluation["task"] or "").partition(":")
+    if task_file.endswith(".yaml"):
+        evaluation["task"] = f"{harness}:{_absolute(task_file, root, must_exist=False)}"
     for candidate in data["candidates"]:
         candidate["model"] = _absolute(candidate["model"], root)
         candidate["base"] = _absolute(candidate["base"], root) if candidate["base"] else None

@@ -83,12 +83,31 @@ class TuningConfig(Section):
     timeout_minutes: float = Field(240.0, gt=0, description="A candidate that trains longer is recorded as 'timeout'.")
 
 
+class BertScoreConfig(Section):
+    """The encoder of the metric bertscore."""
+
+    encoder: str = Field("packaged:minilm", description="packaged:minilm, a folder or a hub id.")
+    revision: str | None = Field(None, description="Commit (40 hex digits) of a hub encoder; required for hub ids.")
+    layer: int = Field(5, ge=1, description="Encoder layer whose embeddings are matched, from 1.")
+
+
 class EvaluationConfig(Section):
     """The held-out score that ranks the candidates."""
 
-    task: str = Field("generation", description="Name in the task registry: generation or choice.")
+    task: str | None = Field(
+        None,
+        description="choice, financial_qa, generation, short_answer, summarization, lm_eval:NAME or "
+        "lm_eval:FILE.yaml; null is that of dataset.preset, or generation.",
+    )
     metric: str | None = Field(None, description="Metric that ranks; the task's own main metric when null.")
+    also: list[str] = Field(default_factory=list, description="Further metrics of the task, measured and shown.")
+    shots: int = Field(
+        0, ge=0, description="Worked examples with which the untouched candidates are measured once more; 0 does not."
+    )
     batch_size: int = Field(16, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, description="Longest written answer; the task's own when null.")
+    tolerance: float = Field(0.01, ge=0, lt=1, description="Relative, of numbers in financial_qa.")
+    bertscore: BertScoreConfig = Field(default_factory=BertScoreConfig)
     confidence: float = Field(0.9, gt=0.5, lt=1, description="Coverage of the bootstrap intervals.")
     bootstrap: int = Field(2000, ge=100, description="Resamples of the evaluation rows.")
 

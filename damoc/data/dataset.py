@@ -118,7 +118,11 @@ def _open(config: DatasetConfig, problems: Problems) -> Location:
     preset = PRESETS.get(config.preset or "")
     if isinstance(config.splits, SplitSources):
         return _open_each({k: v for k, v in config.splits.model_dump().items() if v is not None}, config, problems)
-    location = open_location(config.source or (preset.source if preset else ""), config.revision, problems)
+    source = config.source or (preset.source if preset else "")
+    if not source:
+        fix = "set dataset.source to a file or folder with its rows"
+        raise DamocError(f"the preset {config.preset!r} knows no place to read from", "field dataset.source", fix)
+    location = open_location(source, config.revision, problems)
     tables = dict(location.tables)
     if preset and preset.valid_is_test and "test" not in tables and "valid" in tables:
         tables["test"] = tables.pop("valid")

@@ -19,6 +19,7 @@ class Example:
         input: what to do it on; may be empty.
         output: the reference answer; never empty.
         choices: the closed set of answers, empty for free-form answers; ``output`` is one of them.
+        aliases: further right answers, as they are graded; never trained on.
         group: rows of one group (document, service, module) never stand in different splits.
         meta: source, licence and whatever else came with the row; not part of the fingerprint.
     """
@@ -29,6 +30,7 @@ class Example:
     output: str
     choices: tuple[str, ...] = ()
     group: str = ""
+    aliases: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
@@ -38,6 +40,7 @@ class Example:
             "input": self.input,
             "output": self.output,
             "choices": list(self.choices),
+            **({"aliases": list(self.aliases)} if self.aliases else {}),
         }
 
     def content_hash(self) -> str:
@@ -58,6 +61,7 @@ class Example:
             output=row["output"],
             choices=tuple(row.get("choices", ())),
             group=row.get("group", ""),
+            aliases=tuple(row.get("aliases", ())),
             meta=row.get("meta", {}),
         )
 

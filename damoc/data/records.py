@@ -68,7 +68,7 @@ def _example(record: Record, source: str, config: DatasetConfig, problems: Probl
     for part, column in fields.items():
         try:
             value = lookup(record.values, column)
-            parts[part] = as_list(value) if part == "choices" else as_text(value)
+            parts[part] = as_list(value) if part in _KINDS else as_text(value)
         except ValueError as error:
             sound = False
             problems.add(str(error), f"{record.where} field {column!r}", f"make it {_KINDS.get(part, 'a text')}")
@@ -77,6 +77,7 @@ def _example(record: Record, source: str, config: DatasetConfig, problems: Probl
     preset = PRESETS.get(config.preset or "")
     parts["instruction"] = parts["instruction"] or config.instruction or (preset.instruction if preset else "")
     parts["choices"] = tuple(config.choices or parts["choices"] or (preset.choices if preset else ()))
+    parts["aliases"] = tuple(dict.fromkeys(text for text in parts["aliases"] if text not in ("", parts["output"])))
     if config.first_line_only:
         parts["output"] = parts["output"].partition("\n")[0].strip()
     if (wrong := _wrong(parts, config)) is not None:
@@ -110,4 +111,4 @@ def _has(values: Mapping[str, Any], column: str) -> bool:
     return column in values or lookup(values, column) is not None
 
 
-_KINDS = {"choices": "a list of texts"}
+_KINDS = {"choices": "a list of texts", "aliases": "a list of texts"}

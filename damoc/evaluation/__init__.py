@@ -1,5 +1,6 @@
 """MEASURE held-out rows: tasks, their metrics, and generation. A file a task in ``tasks``."""
 
-from damoc.evaluation.registry import RowScores, Task, register_task, task_named, tasks
+from damoc.evaluation.registry import Settings, Task, register_task, task_named, task_of, tasks
+from damoc.evaluation.row_scores import RowScores
 
-__all__ = ["RowScores", "Task", "register_task", "task_named", "tasks"]
+__all__ = ["RowScores", "Settings", "Task", "register_task", "task_named", "task_of", "tasks"]

@@ -10,46 +10,45 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from damoc.config import EvaluationConfig, SelectionConfig
 from damoc.data.example import Example
+from damoc.data.presets import PRESETS
 from damoc.errors import DamocError
+from damoc.evaluation.row_scores import RowScores
 from damoc.models.load import LoadedModel
 
 OnProgress = Callable[[int, int], None]
+DEFAULT = "generation"
+HARNESS = "lm_eval:"
+"""What stands before the name of a task of lm-evaluation-harness."""
+
+
+def _quiet(done: int, total: int) -> None:
+    """No progress."""
 
 
 @dataclass(frozen=True)
-class RowScores:
-    """A metric row by row; over any set of rows it is the sum of numerators over the sum of denominators.
+class Settings:
+    """How a task is measured.
 
     Args:
-        numerator: float64 (rows,), e.g. bits of the answer, or 1 for a right one.
-        denominator: float64 (rows,), e.g. bytes of the answer, or 1.
+        config: the evaluation's config; its ``task`` and ``metric`` are settled already.
+        metrics: what has to be measured; a task may measure more where it costs nothing.
+        max_length: longest row that is read, in tokens.
+        shown: worked examples before every row, for k-shot evaluation.
+        seed: of what a task draws.
+        on_progress: called with (work done, work).
     """
 
-    numerator: NDArray[Any]
-    denominator: NDArray[Any]
-
-    def score(self) -> float:
-        """The metric over all rows."""
-        return float(self.numerator.sum() / self.denominator.sum())
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Rounded to six decimals; :meth:`from_json` reads it back."""
-        return {
-            "numerator": [round(float(value), 6) for value in self.numerator],
-            "denominator": [round(float(value), 6) for value in self.denominator],
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Sequence[float]]) -> RowScores:
-        """Reads what :meth:`to_json` wrote."""
-        return cls(np.asarray(value["numerator"], dtype=float), np.asarray(value["denominator"], dtype=float))
+    config: EvaluationConfig
+    metrics: Sequence[str]
+    max_length: int
+    shown: Sequence[Example] = ()
+    seed: int = 0
+    on_progress: OnProgress = _quiet
 
 
-Measure = Callable[[LoadedModel, Sequence[Example], Sequence[str], int, int, OnProgress], dict[str, RowScores]]
+Measure = Callable[[LoadedModel, Sequence[Example], Settings], dict[str, RowScores]]
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,18 @@ class Task:
     Args:
         name: what ``evaluation.task`` says.
         main_metric: ranks when the config names none.
-        higher_is_better: direction of every metric the task knows.
-        measure: (model, rows, wanted metrics, batch size, max length, on_progress) to scores; may return more metrics
-            than wanted where they cost nothing.
+        higher_is_better: direction of every metric that can rank. ``measure`` may return others, which are shown.
+        measure: (model, rows, settings) to scores by metric.
         check: what is wrong with a row for this task, or None.
+        content: SHA-256 over the rows that the task brings along; empty where it scores the dataset's own.
     """
 
     name: str
     main_metric: str
     higher_is_better: Mapping[str, bool]
     measure: Measure
-    check: Callable[[Example], str | None]
+    check: Callable[[Example], str | None] = lambda row: None
+    content: str = ""
 
 
 _TASKS: dict[str, Task] = {}
@@ -82,23 +82,38 @@ def register_task(task: Task) -> Task:
 
 
 def tasks() -> dict[str, Task]:
-    """All tasks by name."""
+    """All tasks by name, those of lm-evaluation-harness left out."""
     _discover()
     return dict(sorted(_TASKS.items()))
 
 
 def task_named(name: str) -> Task:
-    """A task by name.
+    """A task by name; ``lm_eval:NAME`` and ``lm_eval:FILE.yaml`` are tasks of lm-evaluation-harness.
 
     Raises:
         DamocError: there is none of that name.
     """
+    if name.startswith(HARNESS):
+        from damoc.evaluation.harness import harness_task
+
+        return harness_task(name.removeprefix(HARNESS))
     known = tasks()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise DamocError(f"unknown task {name!r}", "field evaluation.task", f"{hint}known tasks: {', '.join(known)}")
+        fix = f"{hint}known tasks: {', '.join(known)}, {HARNESS}NAME"
+        raise DamocError(f"unknown task {name!r}", "field evaluation.task", fix)
     return known[name]
+
+
+def task_of(config: SelectionConfig) -> Task:
+    """The task that a config names, or else the one of its dataset's preset, or else :data:`DEFAULT`.
+
+    Raises:
+        DamocError: there is none of that name.
+    """
+    preset = PRESETS.get(config.dataset.preset or "")
+    return task_named(config.evaluation.task or (preset.task if preset else DEFAULT))
 
 
 def metric_of(task: Task, metric: str | None) -> str:
@@ -108,13 +123,28 @@ def metric_of(task: Task, metric: str | None) -> str:
         DamocError: the task does not know it.
     """
     name = metric or task.main_metric
+    _check_metric(task, name, "metric")
+    return name
+
+
+def metrics_of(task: Task, config: EvaluationConfig) -> list[str]:
+    """The metric that ranks, and those that are to be shown beside it.
+
+    Raises:
+        DamocError: the task does not know one of them.
+    """
+    for name in config.also:
+        _check_metric(task, name, "also")
+    return list(dict.fromkeys([metric_of(task, config.metric), *config.also]))
+
+
+def _check_metric(task: Task, name: str, field: str) -> None:
     if name not in task.higher_is_better:
         raise DamocError(
             f"the task {task.name!r} has no metric {name!r}",
-            "field evaluation.metric",
+            f"field evaluation.{field}",
             f"use one of {', '.join(task.higher_is_better)}",
         )
-    return name
 
 
 @cache

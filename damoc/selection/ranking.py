@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-_CHUNK = 256
+from damoc.evaluation.row_scores import RowScores
+from damoc.selection.bootstrap import resample
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Standing:
 
 
 def rank(
-    rows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    rows: Mapping[str, RowScores],
     higher_is_better: bool,
     confidence: float,
     resamples: int,
@@ -48,8 +47,7 @@ def rank(
     that what makes a row hard for everyone cancels out of the differences.
 
     Args:
-        rows: by candidate id, float64 (rows,) numerators and denominators of the metric; the metric over a set of
-            rows is the ratio of their sums. All candidates have the same rows in the same order.
+        rows: by candidate id, the metric row by row. All candidates have the same rows in the same order.
         higher_is_better: direction of the metric.
         confidence: coverage of the intervals, in (0, 1).
         resamples: number of resamples.
@@ -61,13 +59,11 @@ def rank(
     ids = sorted(rows)
     if not ids:
         return []
-    numerators = np.stack([np.asarray(rows[name][0], dtype=np.float64) for name in ids], axis=1)
-    denominators = np.stack([np.asarray(rows[name][1], dtype=np.float64) for name in ids], axis=1)
     sign = 1.0 if higher_is_better else -1.0
-    scores = numerators.sum(axis=0) / denominators.sum(axis=0)
-    order = sorted(range(len(ids)), key=lambda index: (-sign * round(float(scores[index]), 9), ids[index]))
+    scores = [rows[name].score() for name in ids]
+    order = sorted(range(len(ids)), key=lambda index: (-sign * round(scores[index], 9), ids[index]))
 
-    draws = _resample(numerators, denominators, resamples, np.random.default_rng(seed))
+    draws = resample([rows[name] for name in ids], resamples, seed)
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
     best = (sign * draws).max(axis=1, keepdims=True)
@@ -79,7 +75,7 @@ def rank(
         Standing(
             candidate_id=ids[index],
             rank=place + 1,
-            score=float(scores[index]),
+            score=scores[index],
             low=float(low[index]),
             high=float(high[index]),
             p_best=float(p_best[index]),
@@ -104,19 +100,6 @@ def explain(standings: Sequence[Standing], metric: str, higher_is_better: bool, 
     elif len(standings) > 1:
         text += f" At {sure} confidence it is better than every other candidate."
     return text
-
-
-def _resample(
-    numerators: NDArray[Any], denominators: NDArray[Any], resamples: int, rng: np.random.Generator
-) -> NDArray[Any]:
-    """The metric on resampled rows: float64 (resamples, candidates)."""
-    count = len(numerators)
-    parts = []
-    for start in range(0, resamples, _CHUNK):
-        size = min(_CHUNK, resamples - start)
-        weights = rng.multinomial(count, np.full(count, 1.0 / count), size=size).astype(np.float64)
-        parts.append((weights @ numerators) / (weights @ denominators))
-    return np.concatenate(parts)
 
 
 def _and(names: Sequence[str]) -> str:

@@ -120,10 +120,12 @@ class CandidateRecord:
         rank: 1 is best; None when it failed.
         metrics: proxy scores on the held-out rows, by metric.
         interval: bootstrap interval of the ranking metric.
+        intervals: bootstrap interval of every metric of the proxy.
         p_best: share of the resamples in which it is best.
         among_best: whether the data cannot tell it from the best one.
         zero_shot: scores of the untouched model before any training, by metric.
         zero_shot_rank: 1 is best; None when it was not measured.
+        few_shot: scores of the untouched model after worked examples, by metric; empty when it was not measured.
         importance: per layer, 1 minus the mean cosine similarity of its input and output.
         kept_layers: indices of the layers that the proxy keeps.
         merge: ``scale``, ``accepted`` and calibration ``losses`` by scale (nats per token).
@@ -142,10 +144,12 @@ class CandidateRecord:
     rank: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
+    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     p_best: float | None = None
     among_best: bool = False
     zero_shot: Mapping[str, float] = field(default_factory=dict)
     zero_shot_rank: int | None = None
+    few_shot: Mapping[str, float] = field(default_factory=dict)
     importance: Sequence[float] = ()
     kept_layers: Sequence[int] = ()
     merge: Mapping[str, Any] = field(default_factory=dict)

@@ -154,6 +154,6 @@ def _portable(value: Any) -> Any:
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_portable(item) for item in value]
-    if isinstance(value, str) and value.startswith("/"):
+    if isinstance(value, str) and value.startswith(("/", "lm_eval:/")):
         return Path(value).name
     return value

@@ -1,4 +1,4 @@
-"""Stage: score a fine-tuned proxy, and the untouched candidate before any training, on held-out real rows."""
+"""Stage: score a fine-tuned proxy, and the untouched candidate with and without worked examples, on held-out rows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from damoc.data.example import Example
-from damoc.errors import CandidateError
-from damoc.evaluation.registry import metric_of, task_named
+from damoc.errors import CandidateError, DamocError
+from damoc.evaluation.few_shot import demonstrations
+from damoc.evaluation.free_form import BERTSCORE
+from damoc.evaluation.registry import Settings, metrics_of, task_of
+from damoc.evaluation.row_scores import RowScores
+from damoc.hashing import derive_seed
 from damoc.models.load import LoadedModel, load_model, model_identity
 from damoc.progress import Progress
+from damoc.signals.embedding import encoder_identity
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
 from damoc.stages.rows import read_examples, write_json
@@ -21,7 +26,15 @@ from damoc.store import Step, StepResult
 
 NAME = "evaluate_candidate"
 ZERO_SHOT = "zero_shot"
-_CODE = ("evaluation", "models", "data/prompts.py", "stages/evaluate_candidate.py")
+FEW_SHOT = "few_shot"
+_CODE = (
+    "evaluation",
+    "models",
+    "condense/bertscore.py",
+    "condense/windows.py",
+    "data/prompts.py",
+    "stages/evaluate_candidate.py",
+)
 
 
 def evaluate_candidate(
@@ -50,7 +63,9 @@ def evaluate_candidate(
         if candidate.status == "ok":
             with attempt(candidate, NAME) as trial:
                 rows = StepResult.read(prepared)
-                trial.done(ZERO_SHOT, measure_zero_shot(context, candidate.candidate_id, rows))
+                trial.done(ZERO_SHOT, measure_untouched(context, candidate.candidate_id, rows))
+                if context.config.evaluation.shots:
+                    trial.done(FEW_SHOT, measure_untouched(context, candidate.candidate_id, rows, FEW_SHOT))
                 trial.done(NAME, evaluate(context, candidate, rows))
             candidate = trial.state
         metrics = _metrics(candidate)
@@ -76,8 +91,8 @@ def evaluate(context: Context, state: CandidateState, prepared: StepResult) -> S
     return _score(context, NAME, state.candidate_id, load, prepared, {"proxy": proxy.content, "adapter": tuned.content})
 
 
-def measure_zero_shot(context: Context, candidate_id: str, prepared: StepResult) -> StepResult:
-    """Scores the untouched candidate; writes ``scores.json``."""
+def measure_untouched(context: Context, candidate_id: str, prepared: StepResult, name: str = ZERO_SHOT) -> StepResult:
+    """Scores the untouched candidate, after worked examples where ``name`` says so; writes ``scores.json``."""
     candidate = context.config.candidate(candidate_id)
 
     def load() -> LoadedModel:
@@ -85,7 +100,8 @@ def measure_zero_shot(context: Context, candidate_id: str, prepared: StepResult)
         return load_model(candidate.model, candidate.revision, candidate.trust_remote_code, dtype)
 
     inputs = {"model": model_identity(candidate.model, candidate.revision)}
-    return _score(context, ZERO_SHOT, candidate_id, load, prepared, inputs)
+    shots = context.config.evaluation.shots if name == FEW_SHOT else 0
+    return _score(context, name, candidate_id, load, prepared, inputs, shots)
 
 
 def _score(
@@ -95,31 +111,28 @@ def _score(
     load: Callable[[], LoadedModel],
     prepared: StepResult,
     inputs: Mapping[str, str],
+    shots: int = 0,
 ) -> StepResult:
     config = context.config
-    task = task_named(config.evaluation.task)
-    metric = metric_of(task, config.evaluation.metric)
+    settings = config.evaluation
+    task = task_of(config)
+    metrics = metrics_of(task, settings)
+    encoder = settings.bertscore
+    seed = derive_seed(config.seed, "evaluation")
 
     def work(folder: Path) -> Mapping[str, Any]:
         rows: Sequence[Example] = read_examples(prepared.path() / "test.jsonl")
-        scores = task.measure(
-            load(),
-            rows,
-            [metric],
-            config.evaluation.batch_size,
-            config.tuning.max_length,
-            Progress(name, candidate_id, "rows"),
-        )
-        for key, values in scores.items():
-            if not np.isfinite(values.numerator).all():
-                raise CandidateError(
-                    "diverged", f"{key} is not finite on {int((~np.isfinite(values.numerator)).sum())} rows"
-                )
+        shown = demonstrations(read_examples(prepared.path() / "train.jsonl"), shots, seed) if shots else []
+        progress = Progress(name, candidate_id, "rows")
+        how = Settings(settings, metrics, config.tuning.max_length, shown, seed, progress)
+        scores = task.measure(load(), rows, how)
+        _check(scores, metrics)
         write_json(
             folder / "scores.json",
             {
                 "task": task.name,
-                "rows": [row.id for row in rows],
+                "rows": [] if task.content else [row.id for row in rows],
+                "shown": [row.id for row in shown],
                 "metrics": {key: values.to_json() for key, values in scores.items()},
             },
         )
@@ -128,24 +141,45 @@ def _score(
     step = Step(
         name,
         {
+            **settings.model_dump(include={"batch_size", "max_new_tokens", "tolerance"}),
             "task": task.name,
-            "metric": metric,
-            "batch_size": config.evaluation.batch_size,
+            "metrics": metrics,
+            "layer": encoder.layer,
+            "shots": shots,
+            "seed": seed,
             "max_length": config.tuning.max_length,
             "dtype": config.tuning.dtype,
         },
-        {**inputs, "rows": prepared.content},
+        {
+            **inputs,
+            "rows": prepared.content,
+            "task": task.content,
+            "encoder": encoder_identity(encoder.encoder, encoder.revision) if BERTSCORE in metrics else "",
+        },
         code=_CODE,
     )
     return context.run(step, work)
+
+
+def _check(scores: Mapping[str, RowScores], metrics: Sequence[str]) -> None:
+    """Refuses scores that are no numbers, and a task that cannot measure what is wanted on these rows."""
+    for key, values in scores.items():
+        wrong = int((~np.isfinite(values.records)).any(axis=1).sum())
+        if wrong:
+            raise CandidateError("diverged", f"{key} is not finite on {wrong} rows")
+    if missing := [metric for metric in metrics if metric not in scores]:
+        fix = "name another metric; macro_f1 needs the same choices in every row"
+        raise DamocError(f"these rows have no {missing[0]}", "field evaluation.metric", fix)
 
 
 def _metrics(state: CandidateState) -> dict[str, float]:
     found: dict[str, float] = {}
     if NAME in state.steps:
         found |= dict(state.steps[NAME].summary["metrics"])
-    if ZERO_SHOT in state.steps:
-        found |= {f"zero_shot/{name}": value for name, value in state.steps[ZERO_SHOT].summary["metrics"].items()}
+    for baseline in (ZERO_SHOT, FEW_SHOT):
+        if baseline in state.steps:
+            metrics = state.steps[baseline].summary["metrics"]
+            found |= {f"{baseline}/{name}": value for name, value in metrics.items()}
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from damoc.config import DatasetConfig, SplitSources
 from damoc.data.dataset import Dataset, load_dataset
 from damoc.errors import DamocError, Problem
-from damoc.evaluation.registry import Task, task_named
+from damoc.evaluation.registry import Task, task_of
 from damoc.hashing import hash_tree, sha256_file, sha256_json
 from damoc.progress import Progress
 from damoc.stages.context import Context, stage
@@ -57,12 +57,13 @@ def prepare_data(config_uri: str, selection_id: str) -> str:
 def prepare(context: Context) -> StepResult:
     """The step itself, without a tracker."""
     config = context.config
+    task = task_of(config)
     progress = Progress(NAME, unit="datasets")
 
     def work(folder: Path) -> Mapping[str, Any]:
         progress(0, 1)
         dataset = load_dataset(config.dataset, config.seed)
-        check_rows(dataset, task_named(config.evaluation.task))
+        check_rows(dataset, task)
         dataset.save(folder)
         progress(1, 1)
         return _summary(dataset)
@@ -76,7 +77,7 @@ def prepare(context: Context) -> StepResult:
         {
             **spec,
             "seed": config.seed,
-            "task": config.evaluation.task,
+            "task": task.name,
             "source_name": Path(config.dataset.source or config.dataset.preset or "").name,
         },
         source_identity(config.dataset),

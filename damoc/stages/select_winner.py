@@ -9,16 +9,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from damoc.evaluation.registry import RowScores, metric_of, task_named
+from damoc.evaluation.registry import metric_of, task_of
+from damoc.evaluation.row_scores import RowScores
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.load import model_identity
+from damoc.selection.bootstrap import interval
 from damoc.selection.ranking import Standing, explain, rank
 from damoc.selection.record import CandidateRecord, DataEvidence, FunnelStep, SelectionRecord, StageCost
 from damoc.stages.candidate import CandidateState
 from damoc.stages.compress_data import FILTER
 from damoc.stages.context import Context, stage
+from damoc.stages.evaluate_candidate import FEW_SHOT, ZERO_SHOT
 from damoc.stages.evaluate_candidate import NAME as PROXY_SCORE
-from damoc.stages.evaluate_candidate import ZERO_SHOT
 from damoc.stages.prepare_data import dataset_dvc_hash
 from damoc.stages.rows import write_json
 from damoc.store import Step, StepResult
@@ -77,8 +79,9 @@ def make_record(
 ) -> SelectionRecord:
     """The whole selection in one object, without a tracker."""
     config = context.config
-    metric = metric_of(task_named(config.evaluation.task), config.evaluation.metric)
-    higher = task_named(config.evaluation.task).higher_is_better[metric]
+    task = task_of(config)
+    metric = metric_of(task, config.evaluation.metric)
+    higher = task.higher_is_better[metric]
     confidence = config.evaluation.confidence
     finished = [state for state in states if state.status == "ok"]
     ranking = _rank_step(context, PROXY_SCORE, metric, higher, finished)
@@ -88,7 +91,8 @@ def make_record(
         item.candidate_id: item.rank for item in _standings(_rank_step(context, ZERO_SHOT, metric, higher, measured))
     }
     enough = len(standings) >= MIN_FINISHED
-    records = [_candidate(context, state, standings, zero_shot) for state in states]
+    intervals = ranking.summary["intervals"]
+    records = [_candidate(context, state, standings, intervals, zero_shot) for state in states]
     order = [candidate.id for candidate in config.candidates]
     records.sort(key=lambda item: (item.rank or len(records) + 1, order.index(item.candidate_id)))
     shared = (prepared, filtered, data, ranking)
@@ -127,16 +131,16 @@ def _rank_step(
     seed = derive_seed(context.config.seed, NAME)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        rows = {}
-        for state in states:
-            scores = json.loads((state.steps[scored].path() / "scores.json").read_text(encoding="utf-8"))
-            values = RowScores.from_json(scores["metrics"][metric])
-            rows[state.candidate_id] = (values.numerator, values.denominator)
-        standings = [
-            asdict(item) for item in rank(rows, higher_is_better, settings.confidence, settings.bootstrap, seed)
-        ]
-        write_json(folder / "ranking.json", {"metric": metric, "standings": standings})
-        return {"standings": standings}
+        bootstrap = (settings.confidence, settings.bootstrap, seed)
+        scores = {state.candidate_id: _scores(state.steps[scored]) for state in states}
+        rows = {candidate: values[metric] for candidate, values in scores.items()}
+        standings = [asdict(item) for item in rank(rows, higher_is_better, *bootstrap)]
+        intervals = {
+            candidate: {name: [round(end, 6) for end in interval(own, *bootstrap)] for name, own in values.items()}
+            for candidate, values in scores.items()
+        }
+        write_json(folder / "ranking.json", {"metric": metric, "standings": standings, "intervals": intervals})
+        return {"standings": standings, "intervals": intervals}
 
     step = Step(
         NAME,
@@ -148,9 +152,14 @@ def _rank_step(
             "seed": seed,
         },
         {state.candidate_id: state.steps[scored].content for state in states},
-        code=("selection/ranking.py", "stages/select_winner.py"),
+        code=("evaluation/row_scores.py", "selection/bootstrap.py", "selection/ranking.py", "stages/select_winner.py"),
     )
     return context.run(step, work)
+
+
+def _scores(measured: StepResult) -> dict[str, RowScores]:
+    value = json.loads((measured.path() / "scores.json").read_text(encoding="utf-8"))
+    return {metric: RowScores.from_json(rows) for metric, rows in value["metrics"].items()}
 
 
 def _standings(ranking: StepResult) -> list[Standing]:
@@ -158,12 +167,16 @@ def _standings(ranking: StepResult) -> list[Standing]:
 
 
 def _candidate(
-    context: Context, state: CandidateState, standings: Sequence[Standing], zero_shot: Mapping[str, int]
+    context: Context,
+    state: CandidateState,
+    standings: Sequence[Standing],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+    zero_shot: Mapping[str, int],
 ) -> CandidateRecord:
     candidate = context.config.candidate(state.candidate_id)
     standing = next((item for item in standings if item.candidate_id == state.candidate_id), None)
     compression = _read(state, "compress_model", "compression.json")
-    scored, before = state.steps.get(PROXY_SCORE), state.steps.get(ZERO_SHOT)
+    scored, before, shown = (state.steps.get(name) for name in (PROXY_SCORE, ZERO_SHOT, FEW_SHOT))
     tuned = state.steps.get("fine_tune")
     return CandidateRecord(
         candidate_id=candidate.id,
@@ -177,8 +190,10 @@ def _candidate(
         interval=(standing.low, standing.high) if standing else None,
         p_best=standing.p_best if standing else None,
         among_best=standing.among_best if standing else False,
+        intervals=intervals.get(candidate.id, {}),
         zero_shot=before.summary["metrics"] if before else {},
         zero_shot_rank=zero_shot.get(candidate.id),
+        few_shot=shown.summary["metrics"] if shown else {},
         importance=compression.get("importance", ()),
         kept_layers=compression.get("plan", {}).get("keep", ()),
         merge=compression.get("merge", {}),

@@ -56,7 +56,7 @@ def test_a_short_config_is_filled_with_defaults():
         ("candidates.1.modle", "candidates.1.modle", "did you mean 'model'?"),
         ("model_compression.merge.densty", "model_compression.merge.densty", "did you mean 'density'?"),
         ("dataset.splits.tset", "dataset.splits.tset", "did you mean 'test'?"),
-        ("dataset.fields.zzz", "dataset.fields.zzz", "known keys here: choices, group, id, input, instruction, output"),
+        ("dataset.fields.zzz", "dataset.fields.zzz", "known keys here: aliases, choices, group, id, input"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_closest_known_one(path, place, fix):

@@ -20,6 +20,7 @@ import pytest
 from damoc.config import DatasetConfig
 from damoc.data.dataset import Dataset, load_dataset
 from damoc.data.example import Example
+from damoc.data.presets import PRESETS
 from damoc.data.values import as_list, as_text, lookup
 from damoc.errors import DamocError
 
@@ -392,6 +393,27 @@ HUB_ROWS: dict[str, list[dict[str, Any]]] = {
         {"instruction": f"Do {n}", "context": "" if n % 2 else f"ground {n // 8}", "response": "Done", "category": "qa"}
         for n in range(60)
     ],
+    "pubmedqa_long": [
+        {
+            "pubid": 1000 + n,
+            "question": f"Does treatment {n} help?",
+            "context": {"contexts": ["We asked.", "We saw."], "labels": []},
+            "long_answer": f"It seems so in {n} cases.",
+        }
+        for n in range(60)
+    ],
+    "nq_open": [{"question": f"what is {n}", "answer": [f"thing {n}", "it", "it"]} for n in range(60)],
+    "web_questions": [{"url": "u", "question": f"what is {n}", "answers": [f"thing {n}"]} for n in range(60)],
+    "squad_v2": [
+        {
+            "id": f"q{n}",
+            "title": f"Article {n // 5}",
+            "context": f"Passage {n // 2}.",
+            "question": f"What is {n}?",
+            "answers": {"text": [f"thing {n}"] if n % 2 else [], "answer_start": [0] if n % 2 else []},
+        }
+        for n in range(60)
+    ],
     "squad": [
         {
             "id": f"q{n}",
@@ -422,6 +444,22 @@ def test_presets_read_the_hubs_layout(tmp_path: Path) -> None:
     assert row.group
     row = next(row for row in all_rows(found["squad"]) if row.id == "q9")
     assert (row.input, row.output, row.group) == ("Passage: Passage 4.\n\nQuestion: What is 9?", "thing 9", "Article 1")
+    assert row.aliases == ("other",)
+    answers = {row.id: row.output for row in all_rows(found["squad_v2"])}
+    assert (answers["q9"], answers["q10"]) == ("thing 9", "unanswerable")
+    row = next(row for row in all_rows(found["nq_open"]) if row.input == "what is 7")
+    assert (row.output, row.aliases) == ("thing 7", ("it",))
+    row = next(row for row in all_rows(found["pubmedqa_long"]) if row.id == "1004")
+    assert (row.input, row.output) == (
+        "Abstract:\nWe asked.\nWe saw.\n\nQuestion: Does treatment 4 help?",
+        "It seems so in 4 cases.",
+    )
+
+
+def test_a_preset_without_a_place_on_the_hub_asks_for_one() -> None:
+    with pytest.raises(DamocError, match="'finqa' knows no place") as caught:
+        load_dataset(DatasetConfig(preset="finqa"), 0)
+    assert caught.value.problems[0].where == "field dataset.source"
 
 
 def test_squads_validation_split_serves_as_test(tmp_path: Path) -> None:
@@ -439,9 +477,10 @@ def test_a_preset_says_which_columns_are_missing(tmp_path: Path) -> None:
     assert "lacks context, final_decision" in what
 
 
-@pytest.mark.parametrize("name", ["pubmedqa", "billsum", "dolly", "squad"])
+@pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_read_the_local_copies(name: str) -> None:
-    folder = SHARED / ("squad_mini" if name == "squad" else name)
+    folders = {"squad": "squad_mini", "squad_v2": "squad_mini", "pubmedqa_long": "pubmedqa"}
+    folder = SHARED / folders.get(name, name)
     if not folder.is_dir():
         pytest.skip(f"no local copy in {folder}")
     index = json.loads((SHARED / "index.json").read_text(encoding="utf-8"))

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from damoc.evaluation.row_scores import RowScores
 from damoc.selection.ranking import Standing, explain, rank
 
-Rows = dict[str, tuple[np.ndarray, np.ndarray]]
+Rows = dict[str, RowScores]
 
 
 def made(seed: int, candidates: int = 4, rows: int = 40) -> Rows:
@@ -15,13 +16,17 @@ def made(seed: int, candidates: int = 4, rows: int = 40) -> Rows:
     sizes = rng.integers(5, 60, rows).astype(float)
     hardness = rng.normal(2, 1, rows)
     return {
-        f"c{at}": (sizes * np.abs(hardness + rng.normal(0.1 * at, 0.3, rows)), sizes + at % 2)
+        f"c{at}": RowScores.ratio(sizes * np.abs(hardness + rng.normal(0.1 * at, 0.3, rows)), sizes + at % 2)
         for at in range(candidates)
     }
 
 
 def accuracies(*hits: list[int]) -> Rows:
-    return {f"c{at}": (np.array(values, dtype=float), np.ones(len(values))) for at, values in enumerate(hits)}
+    return {f"c{at}": RowScores.mean(values) for at, values in enumerate(hits)}
+
+
+def ratio(records: np.ndarray) -> float:
+    return records[:, 0].sum() / records[:, 1].sum()
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -33,16 +38,14 @@ def test_intervals_and_shares_are_those_of_a_loop_over_the_resamples(higher):
     for start in range(0, resamples, 256):
         for weights in rng.multinomial(40, np.full(40, 1 / 40), size=min(256, resamples - start)):
             drawn = np.repeat(np.arange(40), weights)
-            now = {name: rows[name][0][drawn].sum() / rows[name][1][drawn].sum() for name in ids}
+            now = {name: ratio(rows[name].records[drawn]) for name in ids}
             for name, score in now.items():
                 scores[name].append(score)
             best[(max if higher else min)(now, key=now.__getitem__)] += 1 / resamples
     leader = np.array(scores[standings[0].candidate_id])
     for standing in standings:
         own = np.array(scores[standing.candidate_id])
-        assert standing.score == pytest.approx(
-            rows[standing.candidate_id][0].sum() / rows[standing.candidate_id][1].sum()
-        )
+        assert standing.score == pytest.approx(ratio(rows[standing.candidate_id].records))
         assert (standing.low, standing.high) == pytest.approx(tuple(np.quantile(own, [0.05, 0.95])))
         assert standing.p_best == pytest.approx(best[standing.candidate_id])
         low, high = np.quantile(own - leader, [0.05, 0.95])
@@ -67,9 +70,7 @@ def test_the_order_of_the_candidates_and_the_direction_of_the_sign_do_not_matter
     random.shuffle(names)
     ranked = rank(rows, False, 0.9, 100, seed=2)
     assert ranked == rank({name: rows[name] for name in names}, False, 0.9, 100, seed=2)
-    turned = rank(
-        {name: (-numerator, denominator) for name, (numerator, denominator) in rows.items()}, True, 0.9, 100, 2
-    )
+    turned = rank({name: RowScores(own.records * [-1, 1]) for name, own in rows.items()}, True, 0.9, 100, 2)
     assert [standing.candidate_id for standing in turned] == [standing.candidate_id for standing in ranked]
     assert [standing.p_best for standing in turned] == [standing.p_best for standing in ranked]
 
@@ -91,8 +92,7 @@ def test_a_clear_leader_stands_alone():
 def test_what_makes_a_row_hard_for_everyone_cancels_out():
     """The intervals overlap widely; the paired difference is still clear."""
     hardness = np.random.default_rng(0).normal(10, 5, 60)
-    ones = np.ones(60)
-    standings = rank({"a": (hardness, ones), "b": (hardness + 0.1, ones)}, False, 0.95, 300, seed=0)
+    standings = rank({"a": RowScores.mean(hardness), "b": RowScores.mean(hardness + 0.1)}, False, 0.95, 300, seed=0)
     assert standings[1].low < standings[0].high
     assert not standings[1].among_best
 
@@ -112,7 +112,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(9)
     covered = 0
     for seed in range(200):
-        (standing,) = rank({"a": (rng.binomial(1, 0.6, 120).astype(float), np.ones(120))}, True, 0.9, 200, seed)
+        (standing,) = rank({"a": RowScores.mean(rng.binomial(1, 0.6, 120))}, True, 0.9, 200, seed)
         covered += standing.low <= 0.6 <= standing.high
     assert 0.82 < covered / 200 < 0.97
 

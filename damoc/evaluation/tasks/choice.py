@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from damoc.data.example import Example
-from damoc.data.prompts import encode
-from damoc.evaluation.registry import OnProgress, RowScores, Task, register_task
-from damoc.models.likelihood import answer_losses
+from damoc.evaluation.few_shot import with_demonstrations
+from damoc.evaluation.likelihood import choice_bits
+from damoc.evaluation.registry import Settings, Task, register_task
+from damoc.evaluation.row_scores import RowScores
 from damoc.models.load import LoadedModel
 
 
-def measure(
-    loaded: LoadedModel,
-    rows: Sequence[Example],
-    wanted: Sequence[str],
-    batch_size: int,
-    max_length: int,
-    on_progress: OnProgress,
-) -> dict[str, RowScores]:
+def measure(loaded: LoadedModel, rows: Sequence[Example], settings: Settings) -> dict[str, RowScores]:
     """Scores every choice as a continuation of the prompt.
 
     ``accuracy`` compares log-likelihoods, ``accuracy_per_byte`` log-likelihoods per UTF-8 byte of the choice (fairer
-    to long choices), ``bits_per_byte`` is that of the right choice. Ties go to the earlier choice.
+    to long choices); ties go to the earlier choice. ``macro_f1`` is that of the choices by log-likelihood, and is
+    there only where all rows have the same choices. ``bits_per_byte`` is that of the right choice and its end.
     """
-    limit = min(max_length, loaded.max_length)
-    pairs = [(index, choice) for index, row in enumerate(rows) for choice in row.choices]
-    encoded = [encode(loaded.tokenizer, rows[index], limit, answer=choice) for index, choice in pairs]
-    losses = answer_losses(loaded.model, encoded, loaded.tokenizer.pad_token_id, batch_size, on_progress)
-    bits = [float(nats.sum(dtype=np.float64)) / math.log(2) for nats in losses]
-    right, right_per_byte, gold_bits = [], [], []
-    at = 0
-    for row in rows:
-        own = np.array(bits[at : at + len(row.choices)])
-        sizes = np.array([len(choice.encode("utf-8")) for choice in row.choices])
-        gold = row.choices.index(row.output)
-        right.append(float(np.argmin(np.round(own, 6)) == gold))
-        right_per_byte.append(float(np.argmin(np.round(own / sizes, 6)) == gold))
-        gold_bits.append(own[gold])
-        at += len(row.choices)
-    ones = np.ones(len(rows))
-    return {
-        "accuracy": RowScores(np.array(right), ones),
-        "accuracy_per_byte": RowScores(np.array(right_per_byte), ones),
-        "bits_per_byte": RowScores(np.array(gold_bits), np.array([float(len(row.output.encode())) for row in rows])),
+    asked = [with_demonstrations(row, settings.shown) for row in rows]
+    found, bits_per_byte, cut_prompts = choice_bits(
+        loaded, asked, settings.config.batch_size, settings.max_length, settings.on_progress
+    )
+    gold = [row.choices.index(row.output) for row in rows]
+    sizes = [np.array([len(choice.encode("utf-8")) for choice in row.choices]) for row in rows]
+    likely = [int(np.argmin(np.round(own, 6))) for own in found]
+    per_byte = [int(np.argmin(np.round(own / size, 6))) for own, size in zip(found, sizes, strict=True)]
+    scores = {
+        "accuracy": RowScores.mean(np.equal(likely, gold).astype(float)),
+        "accuracy_per_byte": RowScores.mean(np.equal(per_byte, gold).astype(float)),
+        "bits_per_byte": bits_per_byte,
+        "cut_prompts": cut_prompts,
     }
+    if len({row.choices for row in rows}) == 1:
+        predicted = [row.choices[at] for row, at in zip(rows, likely, strict=True)]
+        scores["macro_f1"] = RowScores.macro_f1([row.output for row in rows], predicted)
+    return scores
 
 
 def check(row: Example) -> str | None:
@@ -61,7 +52,7 @@ register_task(
     Task(
         name="choice",
         main_metric="accuracy",
-        higher_is_better={"accuracy": True, "accuracy_per_byte": True, "bits_per_byte": False},
+        higher_is_better={"accuracy": True, "macro_f1": True, "accuracy_per_byte": True, "bits_per_byte": False},
         measure=measure,
         check=check,
     )
