@@ -27,6 +27,7 @@ from damoc.config.selection import (
     ModelCompression,
     SelectionConfig,
     TrackingConfig,
+    TuningBudget,
     TuningConfig,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "SplitSources",
     "TokenRates",
     "TrackingConfig",
+    "TuningBudget",
     "TuningConfig",
     "load_config",
     "parse_config",
