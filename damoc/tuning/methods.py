@@ -56,6 +56,19 @@ def precision(settings: TuningConfig, device: str) -> AbstractContextManager[Any
     return nullcontext()
 
 
+def _never_repack(model: Any) -> None:
+    """Keeps weights of 4 bits in the layout that gradients go back through.
+
+    On processors with AVX512-BF16 a validation makes bitsandbytes 0.50 repack them for a kernel without a backward
+    pass; the layers below would get no gradient from then on, and no error says so.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _with_new_adapters(model: Any, settings: TuningConfig) -> Any:
     from peft import LoraConfig, get_peft_model
     from peft.utils import other
@@ -63,6 +76,7 @@ def _with_new_adapters(model: Any, settings: TuningConfig) -> Any:
     if settings.method == "qlora":
         prepare: Any = other.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
+        _never_repack(model)
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
