@@ -15,6 +15,7 @@ from damoc.stages.candidate import CandidateState
 from damoc.stages.context import Context, publish_config
 from damoc.stages.evaluate_candidate import evaluate_candidate
 from damoc.stages.fine_tune import NAME, PROBE, fine_tune, tune
+from damoc.stages.prepare_data import prepare_data
 from damoc.stages.resolve_candidates import resolve_candidates
 from damoc.stages.winner import load_winner, write_winner
 from damoc.store import StepResult
@@ -27,9 +28,10 @@ def changed(run: StageRun, name: str, **tuning: Any) -> Context:
     raw = config.model_dump()
     raw["tuning"] |= tuning
     config = SelectionConfig.model_validate(raw)
-    publish_config(config, "", name)
-    resolve_candidates(f"{config.workspace}/selections/{name}/config.json", name, run.prepared, run.data)
-    return Context.open(f"{config.workspace}/selections/{name}/config.json", name)
+    uri = publish_config(config, "", name)
+    prepare_data(uri, name)
+    resolve_candidates(uri, name, run.prepared, run.data)
+    return Context.open(uri, name)
 
 
 def uri_of(context: Context) -> str:
@@ -100,7 +102,8 @@ def test_a_tuning_that_is_stopped_goes_on_to_the_same_content(
     assert logged[0] == 3
     assert not kept[0].parent.exists()
 
-    other = SelectionConfig.model_validate({**context.config.model_dump(), "workspace": f"{context.config.workspace}-2"})
+    elsewhere = {**context.config.model_dump(), "workspace": f"{context.config.workspace}-2"}
+    other = SelectionConfig.model_validate(elsewhere)
     fresh = Context(other, context.selection_id, "", "")
     fresh.__dict__["tracker"] = context.tracker
     whole = tune(fresh, candidate.candidate_id, *steps)
