@@ -28,6 +28,7 @@ from damoc.config.selection import (
     ModelCompression,
     SelectionConfig,
     TrackingConfig,
+    TuningBudget,
     TuningConfig,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "SplitSources",
     "TokenRates",
     "TrackingConfig",
+    "TuningBudget",
     "TuningConfig",
     "load_config",
     "parse_config",

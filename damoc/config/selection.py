@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -68,19 +68,62 @@ class ModelCompression(Section):
     merge: MergeConfig = Field(default_factory=MergeConfig)
 
 
-class TuningConfig(Section):
-    """LoRA fine-tuning, the same budget for every candidate."""
+class TuningBudget(Section):
+    """A limit in place of epochs: the same work for every candidate, whatever its tokenizer and size."""
 
+    unit: Literal["tokens", "flops"] = Field(
+        description="Tokens read (padding not counted), or floating-point operations of the steps."
+    )
+    amount: float = Field(gt=0)
+
+
+class TuningConfig(Section):
+    """Fine-tuning, the same budget for every candidate."""
+
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="Adapters, adapters on weights of 4 bits, or all weights."
+    )
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
-    learning_rate: float = Field(2e-4, gt=0)
+    targets: list[str] | None = Field(
+        None, min_length=1, description="Names of the linear layers that get adapters; null is all but the head."
+    )
+    template: Literal["auto", "plain"] = Field(
+        "auto", description="auto: the model's own chat template where it has one; plain: the same form for all."
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="Peak; 2e-5 unless given when all weights are trained.")
+    lr_probe: list[float] = Field(
+        default_factory=list,
+        description="Rates of which each candidate takes its own best, found on a tenth of the rows; empty: no probe.",
+    )
     warmup_fraction: float = Field(0.03, ge=0, lt=1)
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(3.0, gt=0, description="Passes over the rows: the same rows, so the same bytes for all.")
+    budget: TuningBudget | None = Field(None, description="Limit in tokens or operations in place of epochs.")
     batch_size: int = Field(16, ge=1)
     max_length: int = Field(1024, ge=16, description="Longer rows lose the start of their input; the answer stays.")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    gradient_checkpointing: bool = Field(False, description="Computes activations twice to keep fewer of them.")
+    divergence_factor: float = Field(
+        3.0, gt=1, description="A loss over this multiple of its start (at least 1 nat) is on its way to diverge."
+    )
+    divergence_patience: int = Field(3, ge=1, description="Such losses in a row after which a candidate is stopped.")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="A killed training goes on from its last checkpoint.")
     timeout_minutes: float = Field(240.0, gt=0, description="A candidate that trains longer is recorded as 'timeout'.")
+
+    @field_validator("lr_probe")
+    @classmethod
+    def _rates_to_compare(cls, rates: list[float]) -> list[float]:
+        if any(rate <= 0 for rate in rates) or len(rates) == 1 or len(set(rates)) < len(rates):
+            raise ValueError("list two or more different rates above 0, or none")
+        return rates
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_full_tuning(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("method") == "full":
+            return {"learning_rate": 2e-5, **raw}
+        return raw
 
 
 class BertScoreConfig(Section):

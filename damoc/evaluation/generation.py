@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from damoc.data.prompts import prompt_ids
+from damoc.data.prompts import prompt_ids, stop_ids
 
 
 def generate(
@@ -20,8 +20,8 @@ def generate(
 ) -> list[str]:
     """What a model answers, greedily.
 
-    A row of a batch ends at its end-of-text token, its first stop string or ``max_new_tokens``; a batch ends with its
-    last row.
+    A row of a batch ends at the token that ends an answer, its first stop string or ``max_new_tokens``; a batch ends
+    with its last row.
 
     Args:
         model: causal language model.
@@ -60,7 +60,7 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stop_ids(tokenizer) or None,
                 **stopping,
             )
         for row, index in enumerate(batch):

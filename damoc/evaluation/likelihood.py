@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from damoc.data.example import Example
-from damoc.data.prompts import Encoded, encode
+from damoc.data.prompts import Encoded, encode, stop_ids
 from damoc.evaluation.registry import OnProgress
 from damoc.evaluation.row_scores import RowScores
 from damoc.models.likelihood import answer_losses, choice_losses
@@ -50,6 +50,7 @@ def choice_bits(
         Per row, the bits of its choices; ``bits_per_byte`` and ``cut_prompts`` as :func:`answer_bits` has them.
     """
     limit = min(max_length, loaded.max_length)
+    stops = stop_ids(loaded.tokenizer)
     encoded = []
     for row in rows:
         ends = [choice == row.output or _start_one_another(row.choices) for choice in row.choices]
@@ -64,7 +65,7 @@ def choice_bits(
     for row, own, nats in zip(rows, encoded, losses, strict=True):
         gold = row.choices.index(row.output)
         gold_bits.append(bits(nats[gold]))
-        if not _start_one_another(row.choices) and own[gold].ids[-1] == loaded.tokenizer.eos_token_id:
+        if not _start_one_another(row.choices) and own[gold].ids[-1] in stops:
             nats[gold] = nats[gold][:-1]
         found.append(np.array([bits(values) for values in nats]))
     sizes = [float(len(row.output.encode("utf-8"))) for row in rows]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from damoc.config import LocalModel
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_IDENTIFYING = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -78,9 +79,7 @@ def model_identity(source: str, revision: str | None) -> str:
     """Content address of a model: SHA-256 over its files for a folder, over id and commit for a hub model."""
     folder = Path(source)
     if folder.is_dir():
-        kept = sorted(
-            path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".model", ".txt", ".py"}
-        )
+        kept = sorted(path for path in folder.iterdir() if path.suffix in _IDENTIFYING)
         skip = {"training.json"}
         return sha256_json({path.name: sha256_file(path) for path in kept if path.name not in skip})
     return sha256_json({"hub": source, "revision": revision})
@@ -92,6 +91,8 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: str = "float32",
     four_bit: bool = False,
+    double_quant: bool = False,
+    template: str = "auto",
 ) -> LoadedModel:
     """Loads weights (safetensors only) and tokenizer, on the GPU when there is one.
 
@@ -101,6 +102,9 @@ def load_model(
         trust_remote_code: runs code from the repository.
         dtype: ``"float32"`` or ``"bfloat16"``.
         four_bit: stores the weights of linear layers in 4 bits (NF4 of bitsandbytes, computed in ``dtype``).
+        double_quant: with ``four_bit``, quantises the scales of the blocks as well.
+        template: ``"auto"`` keeps the tokenizer's chat template, ``"plain"`` drops it: rows are then put to the model
+            in the plain form, whatever it was made for.
 
     Raises:
         DamocError: the model cannot be loaded safely.
@@ -113,7 +117,7 @@ def load_model(
 
     logging.disable_progress_bar()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    quantised = {"quantization_config": _four_bits(dtype)} if four_bit else {}
+    quantised = {"quantization_config": _four_bits(dtype, double_quant)} if four_bit else {}
     try:
         tokenizer = load_tokenizer(source, **options)
         loading: Any = AutoModelForCausalLM.from_pretrained(
@@ -137,6 +141,8 @@ def load_model(
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    if template == "plain":
+        tokenizer.chat_template = None
     model.eval()
     if four_bit:
         _leave_unpacked(model)
@@ -146,17 +152,20 @@ def load_model(
     return LoadedModel(model, tokenizer, int(limit))
 
 
-def load_local(model: LocalModel) -> LoadedModel:
+def load_local(model: LocalModel, template: str = "auto") -> LoadedModel:
     """Loads what a config names, see :func:`load_model`."""
-    return load_model(model.model, model.revision, dtype=model.dtype, four_bit=model.four_bit)
+    return load_model(model.model, model.revision, dtype=model.dtype, four_bit=model.four_bit, template=template)
 
 
-def _four_bits(dtype: str) -> Any:
+def _four_bits(dtype: str, double_quant: bool) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
 
 

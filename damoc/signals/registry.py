@@ -52,10 +52,10 @@ class SignalContext:
 
     @cached_property
     def scorer(self) -> LoadedModel:
-        """The causal language model behind perplexity, IFD and gradients."""
+        """The causal language model behind perplexity, IFD and gradients; it reads rows in the plain form."""
         from damoc.models.load import load_local
 
-        return load_local(self.config.scorer)
+        return load_local(self.config.scorer, template="plain")
 
     @cached_property
     def judge(self) -> ChatModel:

@@ -105,7 +105,7 @@ def tuned_adapter(context: SignalContext, purpose: str, ids: Iterable[int], sett
     Raises:
         DamocError: the scorer cannot be tuned.
     """
-    from damoc.tuning.lora import fine_tune
+    from damoc.tuning import fine_tune
 
     rows = sorted((context.rows[index] for index in ids), key=Example.content_hash)
 

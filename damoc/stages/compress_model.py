@@ -54,7 +54,13 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
         from damoc.compression import check_surgery, compress
         from damoc.compression.merge import base_weights
 
-        loaded = load_model(candidate.model, candidate.revision, candidate.trust_remote_code, config.tuning.dtype)
+        loaded = load_model(
+            candidate.model,
+            candidate.revision,
+            candidate.trust_remote_code,
+            config.tuning.dtype,
+            template=config.tuning.template,
+        )
         rows = read_examples(data.path() / "train.jsonl")[: settings.calibration_rows]
         encoded = encode_rows(loaded, rows, config.tuning.max_length)
         pad_id = loaded.tokenizer.pad_token_id
@@ -97,6 +103,7 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
         {
             **settings.model_dump(),
             "dtype": config.tuning.dtype,
+            "template": config.tuning.template,
             "max_length": config.tuning.max_length,
             "batch_size": config.tuning.batch_size,
             "seed": seed,

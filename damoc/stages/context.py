@@ -66,6 +66,12 @@ class Context:
             return Path(tempfile.gettempdir()) / "damoc-signals"
         return Path(self.config.workspace) / "signals"
 
+    def checkpoints(self, step: Step) -> Path:
+        """Folder for the checkpoints of a step that is not done; of this machine when the workspace is in a bucket."""
+        if storage.is_remote(self.config.workspace):
+            return Path(tempfile.gettempdir()) / "damoc-checkpoints" / step.name / step.key()
+        return Path(self.config.workspace) / "checkpoints" / step.name / step.key()
+
     @property
     def tracking_uri(self) -> str:
         """MLflow tracking URI; SQLite in the workspace unless the config or the environment says otherwise."""

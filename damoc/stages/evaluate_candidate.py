@@ -32,6 +32,7 @@ _CODE = (
     "models",
     "condense/bertscore.py",
     "condense/windows.py",
+    "tuning/weights.py",
     "data/prompts.py",
     "stages/evaluate_candidate.py",
 )
@@ -82,11 +83,9 @@ def evaluate(context: Context, state: CandidateState, prepared: StepResult) -> S
     proxy, tuned = state.steps["compress_model"], state.steps["fine_tune"]
 
     def load() -> LoadedModel:
-        from peft import PeftModel
+        from damoc.tuning import load_tuned
 
-        loaded = load_model(str(proxy.path() / "model"), dtype=context.config.tuning.dtype)
-        model = PeftModel.from_pretrained(loaded.model, str(tuned.path() / "adapter")).merge_and_unload()
-        return LoadedModel(model.eval(), loaded.tokenizer, loaded.max_length)
+        return load_tuned(proxy.path() / "model", tuned.path(), context.config.tuning)
 
     return _score(context, NAME, state.candidate_id, load, prepared, {"proxy": proxy.content, "adapter": tuned.content})
 
@@ -96,8 +95,14 @@ def measure_untouched(context: Context, candidate_id: str, prepared: StepResult,
     candidate = context.config.candidate(candidate_id)
 
     def load() -> LoadedModel:
-        dtype = context.config.tuning.dtype
-        return load_model(candidate.model, candidate.revision, candidate.trust_remote_code, dtype)
+        tuning = context.config.tuning
+        return load_model(
+            candidate.model,
+            candidate.revision,
+            candidate.trust_remote_code,
+            tuning.dtype,
+            template=tuning.template,
+        )
 
     inputs = {"model": model_identity(candidate.model, candidate.revision)}
     shots = context.config.evaluation.shots if name == FEW_SHOT else 0
@@ -149,6 +154,7 @@ def _score(
             "seed": seed,
             "max_length": config.tuning.max_length,
             "dtype": config.tuning.dtype,
+            "template": config.tuning.template,
         },
         {
             **inputs,
@@ -205,7 +211,8 @@ def track(context: Context, state: CandidateState, metrics: Mapping[str, float])
         if tuned.reused:
             tracker.log_history(run, json.loads((tuned.path() / "history.json").read_text(encoding="utf-8")))
         tracker.log_artifacts(run, tuned.path() / "history.json", "evidence")
-        tracker.log_artifacts(run, tuned.path() / "adapter", "adapter")
+        if (tuned.path() / "adapter").is_dir():
+            tracker.log_artifacts(run, tuned.path() / "adapter", "adapter")
     if (scored := state.steps.get(NAME)) is not None:
         tracker.log_artifacts(run, scored.path() / "scores.json", "evidence")
     tracker.close(run, "FINISHED" if state.status == "ok" else "FAILED")

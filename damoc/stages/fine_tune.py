@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from damoc.data.example import Example
+from damoc.data.prompts import template_name
+from damoc.errors import DamocError
 from damoc.hashing import derive_seed
-from damoc.models.load import load_model
 from damoc.progress import Progress
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
@@ -16,11 +18,15 @@ from damoc.stages.rows import encode_rows, read_examples, write_json
 from damoc.store import Step, StepResult
 
 NAME = "fine_tune"
+PROBE = "probe_learning_rates"
 _VALIDATION_ROWS = 64
+_CODE = ("tuning", "models", "data/prompts.py", "stages/fine_tune.py")
+_UNDECIDING = {"timeout_minutes", "checkpoint_minutes", "lr_probe"}
+"""Settings that the outcome of a tuning does not depend on; the rate that a probe finds is in the learning rate."""
 
 
 def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, state: str) -> str:
-    """Trains LoRA adapters on a proxy.
+    """Tunes a proxy by the method of the config.
 
     Args:
         config_uri: the published config.
@@ -37,24 +43,34 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
         return state
     with stage(NAME, config_uri, selection_id, candidate.candidate_id) as context:
         with attempt(candidate, NAME) as trial:
-            result = tune(
-                context,
-                candidate.candidate_id,
-                StepResult.read(prepared),
-                StepResult.read(data),
-                candidate.steps["compress_model"],
-            )
-            trial.done(NAME, result)
+            rows = StepResult.read(prepared), StepResult.read(data)
+            proxy = candidate.steps["compress_model"]
+            if context.config.tuning.lr_probe:
+                trial.done(PROBE, probe(context, candidate.candidate_id, *rows, proxy))
+            trial.done(NAME, tune(context, candidate.candidate_id, *rows, proxy))
         return trial.state.write(context, NAME)
 
 
 def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepResult, proxy: StepResult) -> StepResult:
-    """The step itself; writes ``adapter/`` (safetensors) and ``history.json``."""
-    config = context.config
-    seed = derive_seed(config.seed, NAME, candidate_id)
+    """The step itself, at the rate of the probe if there is one; writes ``adapter/`` or ``model/``, ``history.json``.
+
+    A killed one goes on from its last checkpoint, which lies in :meth:`Context.checkpoints` until it is done.
+    """
+    settings = context.config.tuning
+    if settings.lr_probe:
+        rate = probe(context, candidate_id, prepared, data, proxy).summary["learning_rate"]
+        settings = settings.model_copy(update={"learning_rate": rate})
+    seed = derive_seed(context.config.seed, NAME, candidate_id)
+    step = Step(
+        NAME,
+        {**settings.model_dump(exclude=_UNDECIDING), "seed": seed},
+        {"proxy": proxy.content, "data": data.content, "valid": prepared.content},
+        code=_CODE,
+    )
+    unfinished = context.checkpoints(step)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        from damoc.tuning import fine_tune
+        from damoc.tuning import Checkpoints, fine_tune, open_proxy, save_tuned
 
         run = context.tracker.candidate_run_id(candidate_id)
         progress = Progress(NAME, candidate_id, "steps")
@@ -64,37 +80,75 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
             if point:
                 context.tracker.log_history(run, [point])
 
-        loaded = load_model(str(proxy.path() / "model"), dtype=config.tuning.dtype)
-        rows = encode_rows(loaded, read_examples(data.path() / "train.jsonl"), config.tuning.max_length)
-        held_out = read_examples(prepared.path() / "valid.jsonl")[:_VALIDATION_ROWS]
-        valid = encode_rows(loaded, held_out, config.tuning.max_length)
+        loaded = open_proxy(proxy.path() / "model", settings)
+        rows = encode_rows(loaded, read_examples(data.path() / "train.jsonl"), settings.max_length)
+        valid = encode_rows(loaded, _held_out(prepared), settings.max_length)
+        checkpoints = Checkpoints(unfinished, step.key(), settings.checkpoint_minutes)
         with context.tracker.system_metrics(run):
-            outcome = fine_tune(loaded.model, rows, valid, loaded.tokenizer.pad_token_id, config.tuning, seed, on_step)
+            outcome = fine_tune(
+                loaded.model, rows, valid, loaded.tokenizer.pad_token_id, settings, seed, on_step, checkpoints
+            )
         context.tracker.set_tags(run, {"damoc.history": "live"})
-        save_adapter(outcome.model, folder / "adapter")
+        save_tuned(outcome.model, loaded.tokenizer, folder, settings)
         write_json(folder / "history.json", outcome.history)
         return {
+            "method": settings.method,
+            "template": template_name(loaded.tokenizer),
+            "learning_rate": settings.learning_rate,
             "steps": outcome.steps,
             "tokens": outcome.tokens,
+            "flops": outcome.flops,
             "trainable": outcome.trainable,
+            "micro_batch_tokens": outcome.micro_batch_tokens,
             "train_loss": outcome.history[-1]["train_loss"],
+            "valid_loss_before": outcome.valid_before,
+            "valid_loss": outcome.history[-1].get("valid_loss"),
         }
 
+    result = context.run(step, work)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return result
+
+
+def probe(context: Context, candidate_id: str, prepared: StepResult, data: StepResult, proxy: StepResult) -> StepResult:
+    """Finds the learning rate that suits a candidate, a step of its own; writes ``probe.json``."""
+    settings = context.config.tuning
+    seed = derive_seed(context.config.seed, PROBE, candidate_id)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        from damoc.tuning import best_rate, open_proxy, probe_learning_rates
+
+        held_out = _held_out(prepared)
+        if not held_out:
+            raise DamocError("a probe of learning rates needs validation rows", "field tuning.lr_probe", "set it to []")
+        loaded = open_proxy(proxy.path() / "model", settings)
+        rows = encode_rows(loaded, read_examples(data.path() / "train.jsonl"), settings.max_length)
+        progress = Progress(NAME, f"{candidate_id} learning rates", "steps")
+        probes = probe_learning_rates(
+            lambda: open_proxy(proxy.path() / "model", settings).model,
+            rows,
+            encode_rows(loaded, held_out, settings.max_length),
+            sum(len(row.output.encode("utf-8")) for row in held_out),
+            loaded.tokenizer.pad_token_id,
+            settings,
+            seed,
+            lambda step, steps, point: progress(step, steps),
+        )
+        write_json(folder / "probe.json", [found.to_json() for found in probes])
+        return {"learning_rate": best_rate(probes), "probes": [found.to_json() for found in probes]}
+
     step = Step(
-        NAME,
-        {**config.tuning.model_dump(exclude={"timeout_minutes"}), "seed": seed},
+        PROBE,
+        {
+            **settings.model_dump(exclude=_UNDECIDING - {"lr_probe"} | {"learning_rate", "budget"}),
+            "seed": seed,
+        },
         {"proxy": proxy.content, "data": data.content, "valid": prepared.content},
-        code=("tuning", "models", "data/prompts.py", "stages/fine_tune.py"),
+        code=_CODE,
     )
     return context.run(step, work)
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Writes LoRA weights (safetensors) and config, without the folder that the base was loaded from."""
-    model.save_pretrained(folder, safe_serialization=True)
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = None
-    config["target_modules"] = sorted(config["target_modules"])
-    write_json(path, config)
+def _held_out(prepared: StepResult) -> list[Example]:
+    """The rows on which the loss is watched."""
+    return read_examples(prepared.path() / "valid.jsonl")[:_VALIDATION_ROWS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,14 @@ MAX_NEW_TOKENS = 64
 
 
 class SelectedModel(PythonModel):
-    """Answers rows with the base model and the adapter that the selection trained."""
+    """Answers rows with the model that the selection tuned."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads ``base/`` (or rebuilds it from ``recipe.json``) and puts ``adapter/`` on it."""
-        from peft import PeftModel
+        """Loads ``model/``, or ``adapter/`` on ``base/``, which ``recipe.json`` rebuilds where it is not there."""
+        from damoc.stages.winner import load_winner
 
-        from damoc.models import load_model
-
-        folder = Path(context.artifacts["model"])
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        if (folder / "base").is_dir():
-            loaded = load_model(str(folder / "base"), dtype=recipe.get("dtype", "float32"))
-        else:
-            from damoc.stages.winner import rebuild_base
-
-            loaded = rebuild_base(folder)
-        self._model = PeftModel.from_pretrained(loaded.model, str(folder / "adapter")).eval()
+        loaded = load_winner(Path(context.artifacts["model"]))
+        self._model = loaded.model
         self._tokenizer = loaded.tokenizer
         self._max_length = loaded.max_length
 

@@ -63,7 +63,7 @@ def register(
         run_id: the winner's run.
         model_name: registered model, created when it is missing.
         alias: moved to the version.
-        folder: ``adapter/`` (peft), ``recipe.json`` and optionally ``base/`` (model and tokenizer).
+        folder: ``recipe.json`` and ``adapter/`` (peft), optionally with ``base/`` (model and tokenizer), or ``model/``.
         tags: of the version and of the logged model.
         metrics: of the logged model and the run.
         description: of the version.
@@ -97,7 +97,8 @@ def register(
 
 def _check(folder: Path) -> dict[str, Any]:
     """The recipe of a folder that can be registered."""
-    for name in ("recipe.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"):
+    adapter = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+    for name in ("recipe.json", *(("model/config.json",) if (folder / "model").is_dir() else adapter)):
         if not (folder / name).is_file():
             raise DamocError("the file is missing", str(folder / name), "run the winner's stages again")
     for path in sorted(folder.rglob("*")):
@@ -162,7 +163,7 @@ def _log_model(
 def _copy(folder: Path, scratch: Path) -> Path:
     """What the model needs and nothing else, under a name that MLflow takes."""
     copy = scratch / "winner"
-    for part in ("adapter", "base"):
+    for part in ("adapter", "base", "model"):
         if (folder / part).is_dir():
             shutil.copytree(folder / part, copy / part)
     for file in (folder / "recipe.json", *folder.glob("*.safetensors")):

@@ -78,6 +78,8 @@ def test_whatever_the_length_the_answer_is_kept_before_the_prompt(loaded, instru
 class WithBeginAndEnd:
     """A tokenizer that puts its begin and end tokens around every text, as those of Llama and T5 do."""
 
+    chat_template = None
+
     def __init__(self, tokenizer: Any) -> None:
         self.inner = tokenizer
         self.bos_token_id, self.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id

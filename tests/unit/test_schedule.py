@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from damoc.tuning.schedule import epoch_batches, learning_rate_factor
+from damoc.tuning.schedule import (
+    blown_up,
+    epoch_batches,
+    learning_rate_factor,
+    steps_of_epochs,
+    steps_of_tokens,
+    training_batches,
+)
 
 lengths_of = st.lists(st.integers(1, 99), min_size=1, max_size=120)
 
@@ -54,3 +63,42 @@ def test_the_warm_up_is_linear_and_the_rest_a_cosine():
     assert factors[12] == pytest.approx(0.5)
     assert learning_rate_factor(20, 20, 0.2) == pytest.approx(0.0)
     assert factors[8] == pytest.approx(0.5 * (1 + np.cos(np.pi / 4)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs", "steps"), [(12, 4, 3, 9), (13, 4, 3, 12), (12, 4, 0.5, 2), (12, 4, 0.01, 1)]
+)
+def test_epochs_are_passes_over_all_batches(rows, batch_size, epochs, steps):
+    assert steps_of_epochs(rows, batch_size, epochs) == steps
+
+
+@given(lengths_of, st.integers(1, 7), st.integers(0, 99), st.floats(0.5, 2000))
+def test_no_other_number_of_steps_comes_closer_to_a_budget_of_tokens(lengths, batch_size, seed, tokens):
+    steps = steps_of_tokens(lengths, batch_size, seed, tokens)
+    taken = islice(training_batches(lengths, batch_size, seed), steps + 1)
+    spent = np.cumsum([sum(lengths[row] for row in batch) for batch in taken])
+    distance = np.abs(spent - tokens)
+    assert steps >= 1
+    assert distance[steps - 1] == distance.min()
+
+
+def test_training_batches_are_those_of_one_epoch_after_another():
+    rng = np.random.default_rng(4)
+    expected = [*epoch_batches(range(1, 50), 4, rng), *epoch_batches(range(1, 50), 4, rng)]
+    assert list(islice(training_batches(range(1, 50), 4, 4), len(expected))) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "start", "verdict"),
+    [
+        ([7, 7, 7], 2.0, True),
+        ([7, 7], 2.0, False),
+        ([7, 5.9, 7], 2.0, False),
+        ([9, 9, 9, 5], 2.0, False),
+        ([5, 7, 7, 7], 2.0, True),
+        ([0.9, 0.9, 0.9], 0.01, False),
+        ([3.1, 3.1, 3.1], 0.01, True),
+    ],
+)
+def test_only_losses_that_stay_far_above_their_start_are_blown_up(losses, start, verdict):
+    assert blown_up(losses, start, factor=3.0, patience=3) is verdict

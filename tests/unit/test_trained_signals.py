@@ -23,7 +23,7 @@ from damoc.signals.necessity import SEED_TUNING, answer_room
 from damoc.signals.registry import SignalContext, measure_signals
 from damoc.signals.reward import reward_of
 from damoc.signals.warm_up import adapted_scorer, encoded, lora_weights, tuned_adapter
-from damoc.tuning.lora import fine_tune
+from damoc.tuning import fine_tune
 
 ROWS = [
     Example(f"row {number}", "Which word comes next?", f"The {word} stands", f"{word} {number}")
@@ -71,7 +71,7 @@ def test_a_tuning_is_known_by_its_rows_and_settings_and_never_done_twice(tuned, 
     def unwanted(*args: object, **options: object) -> None:
         raise AssertionError("tuned again")
 
-    monkeypatch.setattr("damoc.tuning.lora.fine_tune", unwanted)
+    monkeypatch.setattr("damoc.tuning.fine_tune", unwanted)
     assert tuned_adapter(context, "a test", [21, 20, 9, 3, 2, 1], TUNING) == adapter
     for ids, settings in (([1, 2, 3], TUNING), ([3, 1, 2, 9, 20, 21], TUNING.model_copy(update={"epochs": 2.0}))):
         with pytest.raises(AssertionError, match="tuned again"):

@@ -1,0 +1,112 @@
+"""Every method of tuning through its stages: trained, scored, put together as the registered winner, resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import StageRun
+from damoc.config import SelectionConfig
+from damoc.stages.candidate import CandidateState
+from damoc.stages.context import Context, publish_config
+from damoc.stages.evaluate_candidate import evaluate_candidate
+from damoc.stages.fine_tune import NAME, PROBE, fine_tune, tune
+from damoc.stages.prepare_data import prepare_data
+from damoc.stages.resolve_candidates import resolve_candidates
+from damoc.stages.winner import load_winner, write_winner
+from damoc.store import StepResult
+from damoc.tuning import load_tuned
+
+
+def changed(run: StageRun, name: str, **tuning: Any) -> Context:
+    """The finished selection's data and proxies under another tuning, with runs of its own."""
+    config = Context.open(run.config_uri, run.selection_id).config
+    raw = config.model_dump()
+    raw["tuning"] |= tuning
+    config = SelectionConfig.model_validate(raw)
+    uri = publish_config(config, "", name)
+    prepare_data(uri, name)
+    resolve_candidates(uri, name, run.prepared, run.data)
+    return Context.open(uri, name)
+
+
+def uri_of(context: Context) -> str:
+    return f"{context.folder}/config.json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "trained"), [("full", "model"), ("qlora", "adapter")])
+def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, method: str, trained: str) -> None:
+    context = changed(stage_run, f"stage-{method}", method=method, epochs=1, lr_probe=[1e-3, 1e-6])
+    state = fine_tune(uri_of(context), context.selection_id, stage_run.prepared, stage_run.data, stage_run.proxy)
+    found = CandidateState.read(state)
+    assert (found.status, found.reason) == ("ok", "")
+    summary = found.steps[NAME].summary
+    assert summary["template"] == "plain"
+    assert summary["learning_rate"] == 1e-3
+    assert [probe["learning_rate"] for probe in found.steps[PROBE].summary["probes"]] == [1e-3, 1e-6]
+    assert summary["valid_loss"] < summary["valid_loss_before"]
+    assert summary["flops"] > 0
+    assert (found.steps[NAME].path() / trained).is_dir()
+
+    scored = evaluate_candidate(
+        uri_of(context),
+        context.selection_id,
+        stage_run.prepared,
+        state,
+        lambda name, value: None,
+        str(tmp_path / "metrics.json"),
+    )
+    assert CandidateState.read(scored).status == "ok"
+
+    (tmp_path / "winner").mkdir()
+    write_winner(context, found, tmp_path / "winner")
+    proxy = found.steps["compress_model"].path() / "model"
+    expected = load_tuned(proxy, found.steps[NAME].path(), context.config.tuning)
+    ids = torch.arange(3, 30)[None]
+    with torch.inference_mode():
+        logits = expected.model(ids).logits
+        assert torch.equal(load_winner(tmp_path / "winner").model(ids).logits, logits)
+        if method == "qlora":
+            (tmp_path / "winner" / "base").rename(tmp_path / "base")
+            assert torch.equal(load_winner(tmp_path / "winner").model(ids).logits, logits)
+
+
+@pytest.mark.slow
+def test_a_tuning_that_is_stopped_goes_on_to_the_same_content(
+    stage_run: StageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = changed(stage_run, "stage-resumed", epochs=2, learning_rate=2e-3, dropout=0.1, checkpoint_minutes=1e-9)
+    candidate = CandidateState.read(stage_run.proxy)
+    steps = [StepResult.read(stage_run.prepared), StepResult.read(stage_run.data), candidate.steps["compress_model"]]
+    log = context.tracker.log_history
+
+    def power_fails(run: str, points: Any) -> None:
+        if points[0]["step"] == 3:
+            raise KeyboardInterrupt
+        log(run, points)
+
+    monkeypatch.setattr(context.tracker, "log_history", power_fails)
+    with pytest.raises(KeyboardInterrupt):
+        tune(context, candidate.candidate_id, *steps)
+    kept = list((Path(context.config.workspace) / "checkpoints" / NAME).rglob("checkpoint.json"))
+    assert len(kept) == 1
+
+    logged: list[float] = []
+    monkeypatch.setattr(context.tracker, "log_history", lambda run, points: logged.append(points[0]["step"]))
+    resumed = tune(context, candidate.candidate_id, *steps)
+    assert logged[0] == 3
+    assert not kept[0].parent.exists()
+
+    elsewhere = {**context.config.model_dump(), "workspace": f"{context.config.workspace}-2"}
+    other = SelectionConfig.model_validate(elsewhere)
+    fresh = Context(other, context.selection_id, "", "")
+    fresh.__dict__["tracker"] = context.tracker
+    whole = tune(fresh, candidate.candidate_id, *steps)
+    assert whole.key == resumed.key
+    assert whole.content == resumed.content
+    assert json.loads((whole.path() / "history.json").read_text())[0]["step"] == 1
