@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from damoc.compression.layer_config import kept_values, layer_count
+from damoc.compression.layer_config import kept_values, layer_counts
 from damoc.errors import CandidateError
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ LAYER_PATHS = (
 )
 """Where causal language models keep their decoder layers; a new family is one more line."""
 
-INDEX_NAMES = ("layer_idx", "layer_id")
+INDEX_NAMES = ("layer_idx", "layer_id", "layer_number")
 """Attributes by which a layer and its parts know their position; the key-value cache is addressed by them."""
+
+POSITIONAL = ("scale_attn_by_inverse_layer_idx",)
+"""Settings that make what a layer computes depend on its position."""
 
 
 class LayerSurgery:
@@ -57,7 +60,7 @@ class LayerSurgery:
         ]
         configs = {id(config): config for config in _configs(model, owner)}
         declared = [(config, copy.deepcopy(vars(config))) for config in configs.values()]
-        self._configs = [(config, values) for config, values in declared if layer_count(values) == len(self.layers)]
+        self._configs = [(config, values) for config, values in declared if len(self.layers) in layer_counts(values)]
         if not self._configs:
             raise _unknown(model, f"{path} holds {len(self.layers)} blocks but no config says so")
         self.layer_types: tuple[str, ...] = tuple(self._configs[0][1].get("layer_types") or ())
@@ -70,8 +73,13 @@ class LayerSurgery:
 
         Args:
             indices: layers of the whole model that stay, ascending, at least one.
+
+        Raises:
+            CandidateError: ``incompatible``, when what the layers compute depends on their position.
         """
         total = len(self.layers)
+        if len(indices) < total and (reason := self._positional()):
+            raise CandidateError("incompatible", f"no layer can be left out, because {reason} depends on its position")
         position = {layer: place for place, layer in enumerate(indices)}
         del self._list[:]
         self._list.extend(self.layers[index] for index in indices)
@@ -80,6 +88,23 @@ class LayerSurgery:
         for config, values in self._configs:
             for name, value in kept_values(values, indices, total).items():
                 setattr(config, name, value)
+
+    def _positional(self) -> str | None:
+        """What depends on a layer's position and would be made anew on loading, or None."""
+        import torch
+
+        for _, values in self._configs:
+            if named := [name for name in POSITIONAL if values.get(name)]:
+                return named[0]
+        first: dict[tuple[str, str], torch.Tensor] = {}
+        for layer, kind in zip(self.layers, self.layer_types or [""] * len(self.layers), strict=True):
+            for path, part in layer.named_modules():
+                for name in sorted(part._non_persistent_buffers_set):
+                    if (value := getattr(part, name)) is not None:
+                        where = f"{path}.{name}"
+                        if not torch.equal(first.setdefault((kind, where), value), value):
+                            return where
+        return None
 
 
 def find_layers(model: Any) -> str:
@@ -101,10 +126,10 @@ def find_layers(model: Any) -> str:
     for path in LAYER_PATHS:
         if path in lists:
             return path
-    total = layer_count(vars(model.config.get_text_config()))
-    alike = [name for name, blocks in lists.items() if len(blocks) == total and len({type(b) for b in blocks}) == 1]
+    counts = layer_counts(vars(model.config.get_text_config()))
+    alike = [name for name, blocks in lists.items() if len(blocks) in counts and len({type(b) for b in blocks}) == 1]
     if not alike:
-        raise _unknown(model, f"no list of {total} equal blocks")
+        raise _unknown(model, f"no list of {' or '.join(map(str, sorted(counts)))} equal blocks")
     return min(alike, key=lambda name: name.count("."))
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from damoc.compression.architecture import LayerSurgery
 from damoc.compression.check import check_surgery
-from damoc.compression.importance import DECIMALS, block_influence
+from damoc.compression.cost import count_operations, time_layers
+from damoc.compression.decision import COUNTED, LayerDecision, Rules, WholeModel, decide
+from damoc.compression.importance import DECIMALS, LayerMeasurement, measure_layers
 from damoc.compression.merge import SparseMerge, choose_scale
 from damoc.compression.outcome import CompressionOutcome
-from damoc.compression.plan import LayerPlan, anchors, give_back, plan_layers, protected_layers
+from damoc.compression.plan import LayerPlan, anchors
 from damoc.errors import CandidateError
 
 if TYPE_CHECKING:
@@ -57,26 +59,19 @@ def compress(
         nonlocal measured
         value = round(float(calibration_loss(model)), DECIMALS)
         measured += 1
-        on_progress("calibration", min(measured, total), total)
+        on_progress("calibration", measured, max(measured, total))
         return value
 
     original = loss()
     if not math.isfinite(original):
         raise CandidateError("diverged", "the loss of the whole model on the calibration rows is not finite")
     check_surgery(model, pad_id)
-    importance = block_influence(model, surgery.layers, batches, lambda done, of: on_progress("importance", done, of))
-    protected = protected_layers(importance, surgery.layer_types)
-    plan = plan_layers(importance, settings.ratio, settings.min_layers, protected)
-    attempts: list[tuple[tuple[int, ...], float]] = []
-    while not attempts or attempts[-1][0] != plan.remove:
-        surgery.keep(plan.keep)
-        attempts.append((plan.remove, loss() if plan.remove else original))
-        total += len(attempts) > 1
-        plan = give_back(plan, importance, attempts[-1][1], original, settings.collapse_limit)
+    decision = _decide(model, surgery, settings, batches, original, loss, on_progress)
+    surgery.keep(decision.plan.keep)
 
-    groups = anchors(plan) if scales else {}
+    groups = anchors(decision.plan) if scales else {}
     merge = SparseMerge(surgery.layers, groups, settings.merge.method, settings.merge.density, seed)
-    losses = {0.0: attempts[-1][1]}
+    losses = {0.0: decision.loss}
     for scale in scales if merge else []:
         merge.apply(scale)
         losses[scale] = loss()
@@ -85,16 +80,45 @@ def compress(
     if measured < total:
         on_progress("calibration", total, total)
     return CompressionOutcome(
-        importance=importance.tolist(),
-        plan=plan,
-        attempts=attempts,
-        original_loss=original,
+        layers=decision,
         method=settings.merge.method,
         scale=scale,
         scale_losses=losses,
         original_parameters=parameters,
         proxy_parameters=_parameters(model),
     )
+
+
+def _decide(
+    model: Any,
+    surgery: LayerSurgery,
+    settings: ModelCompression,
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    original: float,
+    loss: Callable[[], float],
+    on_progress: Callable[[str, int, int], None],
+) -> LayerDecision:
+    layers, kinds = surgery.layers, surgery.layer_types
+    budget, amount = settings.budget
+    rules = Rules(
+        settings.policy, budget, amount, settings.min_layers, tuple(settings.protect), settings.collapse_limit
+    )
+    counters = {
+        "flops": lambda: count_operations(model, layers, batches),
+        "microseconds": lambda: time_layers(model, layers, kinds, batches),
+    }
+    costs = counters[COUNTED[budget]]() if budget in COUNTED else None
+
+    def measure(keep: Sequence[int]) -> LayerMeasurement:
+        surgery.keep(keep)
+        kept = [layers[index] for index in keep]
+        return measure_layers(model, kept, batches, lambda done, of: on_progress("importance", done, of))
+
+    def pruned_loss(keep: Sequence[int]) -> float:
+        surgery.keep(keep)
+        return loss()
+
+    return decide(rules, WholeModel(len(layers), kinds, original, costs), measure, pruned_loss)
 
 
 def rebuild(model: Any, record: Mapping[str, Any]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +95,7 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: str = "float32",
     four_bit: bool = False,
+    max_memory: Mapping[str, str] | None = None,
 ) -> LoadedModel:
     """Loads weights (safetensors only) and tokenizer, on the GPU when there is one.
 
@@ -101,6 +105,8 @@ def load_model(
         trust_remote_code: runs code from the repository.
         dtype: ``"float32"`` or ``"bfloat16"``.
         four_bit: stores the weights of linear layers in 4 bits (NF4 of bitsandbytes, computed in ``dtype``).
+        max_memory: memory that weights may take on each device, ``{"0": "70GiB", "cpu": "100GiB"}``. GPUs are filled
+            first, then the CPU; what is left stays on disk, and accelerate reads it layer by layer in each pass.
 
     Raises:
         DamocError: the model cannot be loaded safely.
@@ -114,10 +120,18 @@ def load_model(
     logging.disable_progress_bar()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     quantised = {"quantization_config": _four_bits(dtype)} if four_bit else {}
+    offloaded = None if max_memory is None else tempfile.TemporaryDirectory(prefix="damoc-offload-")
+    placed = _placement(max_memory, offloaded.name) if max_memory is not None and offloaded else {}
     try:
         tokenizer = load_tokenizer(source, **options)
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options, **quantised
+            source,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            **options,
+            **quantised,
+            **placed,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -129,6 +143,8 @@ def load_model(
             "check folder, id and revision, and that the hub can be reached",
         ) from error
     model, found = loading
+    if offloaded:
+        weakref.finalize(model, offloaded.cleanup)
     if absent := sorted(found["missing_keys"]):
         raise DamocError(
             f"{len(absent)} weights of the model are missing, the first is {absent[0]}",
@@ -138,15 +154,29 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     model.eval()
-    if torch.cuda.is_available() and not four_bit:
+    if torch.cuda.is_available() and not four_bit and not offloaded:
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))
 
 
+def input_device(model: Any) -> str:
+    """The device that a model's inputs belong on; weights that are offloaded are nowhere between passes."""
+    return next((str(weight.device) for weight in model.parameters() if weight.device.type != "meta"), "cpu")
+
+
 def load_local(model: LocalModel) -> LoadedModel:
     """Loads what a config names, see :func:`load_model`."""
     return load_model(model.model, model.revision, dtype=model.dtype, four_bit=model.four_bit)
+
+
+def _placement(max_memory: Mapping[str, str], folder: str) -> dict[str, Any]:
+    """Arguments of ``from_pretrained``; weights that it changes while it loads them are kept in the folder."""
+    return {
+        "device_map": "auto",
+        "max_memory": {int(name) if name.isdecimal() else name: size for name, size in max_memory.items()},
+        "offload_folder": folder,
+    }
 
 
 def _four_bits(dtype: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from damoc.hashing import derive_seed
 from damoc.models.batching import length_batches, pad_batch
 from damoc.models.likelihood import answer_losses
-from damoc.models.load import load_model, model_identity
+from damoc.models.load import input_device, load_model, model_identity
 from damoc.progress import Progress
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
@@ -50,11 +50,17 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
     def work(folder: Path) -> Mapping[str, Any]:
         from damoc.compression import check_surgery, compress
 
-        loaded = load_model(candidate.model, candidate.revision, candidate.trust_remote_code, config.tuning.dtype)
+        loaded = load_model(
+            candidate.model,
+            candidate.revision,
+            candidate.trust_remote_code,
+            config.tuning.dtype,
+            max_memory=settings.max_memory,
+        )
         rows = read_examples(data.path() / "train.jsonl")[: settings.calibration_rows]
         encoded = encode_rows(loaded, rows, config.tuning.max_length)
         pad_id = loaded.tokenizer.pad_token_id
-        device = str(next(loaded.model.parameters()).device)
+        device = input_device(loaded.model)
         batches = [
             pad_batch([encoded[index] for index in batch], pad_id, device)
             for batch in length_batches(encoded, config.tuning.batch_size)
@@ -81,7 +87,7 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
     step = Step(
         NAME,
         {
-            **settings.model_dump(),
+            **settings.model_dump(exclude={"max_memory"}),
             "dtype": config.tuning.dtype,
             "max_length": config.tuning.max_length,
             "batch_size": config.tuning.batch_size,
