@@ -31,12 +31,20 @@ def check_surgery(model: Any, pad_id: int) -> None:
     Raises:
         CandidateError: ``incompatible``, with what differs.
     """
-    _check_config(model)
+    check_config(model)
     for length in PROMPT_LENGTHS:
         _check_cache(model, length, pad_id)
 
 
-def _check_config(model: Any) -> None:
+def check_config(model: Any) -> None:
+    """Makes sure that a model is what its config describes; no weight is read and nothing is run.
+
+    Args:
+        model: causal language model.
+
+    Raises:
+        CandidateError: ``incompatible``, with what differs.
+    """
     import torch
 
     try:
@@ -61,7 +69,7 @@ def _reason(model: Any, value: Any) -> str:
     if why := pattern(vars(model.config.get_text_config())):
         return f"layers cannot be left out one by one: {why}"
     if isinstance(value, float):
-        return "what a layer computes depends on its position, so none can be left out"
+        return "what a layer computes depends on its position or on the depth, so none can be left out"
     return "teach damoc.compression.layer_config this family"
 
 

@@ -8,6 +8,9 @@ from typing import Any
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_blocks")
 """Names under which configs say how many layers there are."""
 
+TYPES = ("layer_types", "layers_block_type")
+"""Lists of the types of the layers; some configs have no other count."""
+
 INDEX_LISTS = ("mlp_only_layers", "full_attn_idxs", "attn_layer_indices", "moe_layers", "local_layer_ids")
 """Lists that name layers by index (Qwen mixtures of experts, LFM2, Bamba, Llama 4, Inkling)."""
 
@@ -25,7 +28,6 @@ PATTERNS = {
     "kv_source_layers": "layers use the keys and values of earlier ones",
     "hidden_size_per_layer_input": "every token has an embedding for each layer",
     "num_mem_blocks": "its layers share blocks",
-    "layers_block_type": "its layers share a block or follow a pattern",
     "cross_attention_layers": "some layers read images",
     "H_cycles": "its layers run more than once",
 }
@@ -36,7 +38,14 @@ _NOT_PER_LAYER = ("architectures", "bos_token_id", "eos_token_id", "pad_token_id
 
 def layer_counts(values: Mapping[str, Any]) -> set[int]:
     """The numbers of layers that a config declares; one with an encoder may declare two."""
-    return {values[name] for name in COUNTS if isinstance(values.get(name), int)}
+    counts = {values[name] for name in COUNTS if isinstance(values.get(name), int)}
+    return counts | {len(values[name]) for name in TYPES if values.get(name)}
+
+
+def layer_kinds(values: Mapping[str, Any], total: int) -> list[tuple[Any, ...]]:
+    """What a config says of each layer in its lists of one entry a layer; equal where layers are of one kind."""
+    lists = [value for name, value in values.items() if _is_per_layer(name, value, total)]
+    return [tuple(str(value[index]) for value in lists) for index in range(total)]
 
 
 def pattern(values: Mapping[str, Any]) -> str:
@@ -64,9 +73,14 @@ def kept_values(values: Mapping[str, Any], keep: Sequence[int], total: int) -> d
             lists[name] = sum(index < value for index in keep)
         elif name in INDEX_LISTS and isinstance(value, list | tuple):
             lists[name] = type(value)(keep.index(index) for index in value if index in keep)
-        elif isinstance(value, list | tuple) and len(value) == total and name not in _NOT_PER_LAYER:
+        elif _is_per_layer(name, value, total):
             lists[name] = type(value)(value[index] for index in keep)
-    return {**counts, **lists, **_ranges(values, keep), **_sparse_steps(values, keep), **_repeated(lists)}
+    patterns = {**_ranges(values, keep), **_sparse_steps(values, keep), **_repeated(values, lists, keep)}
+    return {**counts, **lists, **patterns}
+
+
+def _is_per_layer(name: str, value: Any, total: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == total and name not in _NOT_PER_LAYER
 
 
 def _ranges(values: Mapping[str, Any], keep: Sequence[int]) -> dict[str, int]:
@@ -88,6 +102,10 @@ def _sparse_steps(values: Mapping[str, Any], keep: Sequence[int]) -> dict[str, A
     return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
-def _repeated(lists: Mapping[str, Any]) -> dict[str, Any]:
-    """GPT-Neo writes the types of its layers as lists with a number of repetitions."""
-    return {"attention_types": [[list(lists["attention_layers"]), 1]]} if "attention_layers" in lists else {}
+def _repeated(values: Mapping[str, Any], lists: Mapping[str, Any], keep: Sequence[int]) -> dict[str, Any]:
+    """Types written as a pattern that repeats (GPT-Neo, RecurrentGemma) are written out."""
+    if "attention_layers" in lists:
+        return {"attention_types": [[list(lists["attention_layers"]), 1]]}
+    if blocks := values.get("block_types"):
+        return {"block_types": [blocks[index % len(blocks)] for index in keep]}
+    return {}

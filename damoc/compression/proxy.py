@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from damoc.compression.architecture import LayerSurgery
-from damoc.compression.check import check_surgery
+from damoc.compression.check import check_config, check_surgery
 from damoc.compression.cost import count_operations, time_layers
 from damoc.compression.decision import COUNTED, LayerDecision, Rules, WholeModel, decide
 from damoc.compression.importance import DECIMALS, LayerMeasurement, measure_layers
@@ -46,9 +46,9 @@ def compress(
         What was measured and decided.
 
     Raises:
-        CandidateError: ``incompatible`` when its layers are not found or the whole model fails
-            :func:`check_surgery`, as its proxy would later; ``diverged`` when a measurement of the whole model is not
-            finite.
+        CandidateError: ``incompatible`` when its layers are not found, when the whole model fails
+            :func:`check_surgery`, as its proxy would later, or when its config cannot describe what is left;
+            ``diverged`` when a measurement of the whole model is not finite.
     """
     surgery = LayerSurgery(model)
     parameters = _parameters(model)
@@ -109,13 +109,17 @@ def _decide(
     }
     costs = counters[COUNTED[budget]]() if budget in COUNTED else None
 
-    def measure(keep: Sequence[int]) -> LayerMeasurement:
+    def prune(keep: Sequence[int]) -> None:
         surgery.keep(keep)
+        check_config(model)
+
+    def measure(keep: Sequence[int]) -> LayerMeasurement:
+        prune(keep)
         kept = [layers[index] for index in keep]
         return measure_layers(model, kept, batches, lambda done, of: on_progress("importance", done, of))
 
     def pruned_loss(keep: Sequence[int]) -> float:
-        surgery.keep(keep)
+        prune(keep)
         return loss()
 
     return decide(rules, WholeModel(len(layers), kinds, original, costs), measure, pruned_loss)
