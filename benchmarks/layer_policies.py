@@ -3,7 +3,7 @@
     python -m benchmarks.layer_policies benchmarks/results/layer_policies.json
 
 Each candidate of the toy zoo loses one to four layers by each policy; the loss that is left is compared with that of
-every legal choice (one and two layers) or of 20 random ones (three and four). Losses are nats per answer token: on the
+every legal choice (one and two layers) or of 12 random ones (three and four). Losses are nats per answer token: on the
 rows that the policies measured, and on held-out rows that they never saw.
 """
 
@@ -33,7 +33,7 @@ from damoc.models.load import load_model
 from damoc.stages.rows import encode_rows
 
 POLICIES = ("lowest", "iterative", "contiguous")
-ROWS, REMOVED, DRAWS, MAX_LENGTH = 48, (1, 2, 3, 4), 20, 256
+ROWS, REMOVED, DRAWS, MAX_LENGTH = 32, (1, 2, 3, 4), 12, 256
 
 
 class Trial:

@@ -77,7 +77,7 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
 
         outcome = compress(loaded.model, settings, batches, calibration_loss, pad_id, seed, on_progress)
         check_surgery(loaded.model, pad_id)
-        loaded.model.save_pretrained(folder / "model", safe_serialization=True)
+        loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
         loaded.tokenizer.save_pretrained(folder / "model")
         _forget_origin(folder / "model" / "config.json")
         record = outcome.to_json()
