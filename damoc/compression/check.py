@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from damoc.compression.architecture import find_layers
+from damoc.compression.layer_config import pattern
 from damoc.errors import CandidateError
+from damoc.models.load import input_device
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +31,20 @@ def check_surgery(model: Any, pad_id: int) -> None:
     Raises:
         CandidateError: ``incompatible``, with what differs.
     """
-    _check_config(model)
+    check_config(model)
     for length in PROMPT_LENGTHS:
         _check_cache(model, length, pad_id)
 
 
-def _check_config(model: Any) -> None:
+def check_config(model: Any) -> None:
+    """Makes sure that a model is what its config describes; no weight is read and nothing is run.
+
+    Args:
+        model: causal language model.
+
+    Raises:
+        CandidateError: ``incompatible``, with what differs.
+    """
     import torch
 
     try:
@@ -51,8 +61,16 @@ def _check_config(model: Any) -> None:
             "incompatible",
             f"{type(model).__name__} is not what its config describes, so it cannot be saved: {name} is "
             f"{found.get(name)}, by the config it is {built.get(name)} ({len(different)} differences); "
-            "teach damoc.compression.layer_config this family",
+            f"{_reason(model, found.get(name))}",
         )
+
+
+def _reason(model: Any, value: Any) -> str:
+    if why := pattern(vars(model.config.get_text_config())):
+        return f"layers cannot be left out one by one: {why}"
+    if isinstance(value, float):
+        return "what a layer computes depends on its position or on the depth, so none can be left out"
+    return "teach damoc.compression.layer_config this family"
 
 
 def _description(model: Any) -> Iterator[tuple[str, Any]]:
@@ -94,7 +112,7 @@ def _generate(model: Any, length: int, pad_id: int) -> tuple[list[torch.Tensor],
 
     vocabulary = model.config.get_text_config().vocab_size
     tokens = torch.arange(3, 3 + 7 * length, 7) % vocabulary
-    prompt = torch.where(tokens == pad_id, (tokens + 1) % vocabulary, tokens)[None].to(next(model.parameters()).device)
+    prompt = torch.where(tokens == pad_id, (tokens + 1) % vocabulary, tokens)[None].to(input_device(model))
     with torch.inference_mode():
         generated = model.generate(
             input_ids=prompt,

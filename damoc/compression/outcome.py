@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from damoc.compression.decision import LayerDecision
 from damoc.compression.importance import DECIMALS
-from damoc.compression.plan import LayerPlan
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +22,7 @@ class CompressionOutcome:
     """A proxy's history. Losses are mean nats per answer token on the calibration rows.
 
     Args:
-        importance: Block Influence of each layer of the whole model.
-        plan: which layers stay.
-        attempts: the removed layers and the loss of each plan that was tried, the last one being ``plan``.
-        original_loss: of the whole model.
+        layers: which layers stay, and what that was decided on.
         method: of the merge.
         scale: of the merge; 0 when it was not accepted.
         scale_losses: by scale; 0 is plain removal.
@@ -34,10 +31,7 @@ class CompressionOutcome:
         patches: what an accepted linear patch consists of, by anchor; kept beside the record.
     """
 
-    importance: Sequence[float]
-    plan: LayerPlan
-    attempts: Sequence[tuple[tuple[int, ...], float]]
-    original_loss: float
+    layers: LayerDecision
     method: str
     scale: float
     scale_losses: Mapping[float, float]
@@ -47,19 +41,10 @@ class CompressionOutcome:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, rounded to 6 decimals; a loss that is not finite is null."""
+        layers = self.layers.to_json()
         return {
-            "importance": [_rounded(value) for value in self.importance],
-            "plan": {
-                "keep": list(self.plan.keep),
-                "remove": list(self.plan.remove),
-                "given_back": list(self.plan.given_back),
-            },
-            "attempts": [{"remove": list(removed), "loss": _rounded(loss)} for removed, loss in self.attempts],
-            "losses": {
-                "original": _rounded(self.original_loss),
-                "pruned": _rounded(self.scale_losses[0.0]),
-                "merged": _rounded(self.scale_losses[self.scale]),
-            },
+            **layers,
+            "losses": {**layers["losses"], "merged": _rounded(self.scale_losses[self.scale])},
             "merge": {
                 "method": self.method,
                 "scale": self.scale,

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from damoc.compression.architecture import LayerSurgery
-from damoc.compression.check import check_surgery
-from damoc.compression.importance import DECIMALS, block_influence
+from damoc.compression.check import check_config, check_surgery
+from damoc.compression.cost import count_operations, time_layers
+from damoc.compression.decision import COUNTED, LayerDecision, Rules, WholeModel, decide
+from damoc.compression.importance import DECIMALS, LayerMeasurement, measure_layers
 from damoc.compression.merge import Ingredients, build_merge, choose_scale, recorded_merge
 from damoc.compression.outcome import CompressionOutcome
-from damoc.compression.plan import LayerPlan, give_back, plan_layers, protected_layers
+from damoc.compression.plan import LayerPlan
 from damoc.errors import CandidateError
 
 if TYPE_CHECKING:
@@ -46,9 +48,9 @@ def compress(
         What was measured and decided.
 
     Raises:
-        CandidateError: ``incompatible`` when its layers are not found or the whole model fails
-            :func:`check_surgery`, as its proxy would later; ``diverged`` when a measurement of the whole model is not
-            finite.
+        CandidateError: ``incompatible`` when its layers are not found, when the whole model fails
+            :func:`check_surgery`, as its proxy would later, or when its config cannot describe what is left;
+            ``diverged`` when a measurement of the whole model is not finite.
     """
     surgery = LayerSurgery(model)
     parameters = _parameters(model)
@@ -59,26 +61,19 @@ def compress(
         nonlocal measured
         value = round(float(calibration_loss(model)), DECIMALS)
         measured += 1
-        on_progress("calibration", min(measured, total), total)
+        on_progress("calibration", measured, max(measured, total))
         return value
 
     original = loss()
     if not math.isfinite(original):
         raise CandidateError("diverged", "the loss of the whole model on the calibration rows is not finite")
     check_surgery(model, pad_id)
-    importance = block_influence(model, surgery.layers, batches, lambda done, of: on_progress("importance", done, of))
-    protected = protected_layers(importance, surgery.layer_types)
-    plan = plan_layers(importance, settings.ratio, settings.min_layers, protected)
-    attempts: list[tuple[tuple[int, ...], float]] = []
-    while not attempts or attempts[-1][0] != plan.remove:
-        surgery.keep(plan.keep)
-        attempts.append((plan.remove, loss() if plan.remove else original))
-        total += len(attempts) > 1
-        plan = give_back(plan, importance, attempts[-1][1], original, settings.collapse_limit)
+    decision = _decide(model, surgery, settings, batches, original, loss, on_progress)
+    surgery.keep(decision.plan.keep)
 
-    of = Ingredients(surgery, plan.keep, plan.remove, settings.merge, seed, base)
+    of = Ingredients(surgery, decision.plan.keep, decision.plan.remove, settings.merge, seed, base)
     merge = build_merge(model, of, batches)
-    losses = {0.0: attempts[-1][1]}
+    losses = {0.0: decision.loss}
     for scale in scales if merge else []:
         merge.apply(scale)
         losses[scale] = loss()
@@ -87,10 +82,7 @@ def compress(
     if measured < total:
         on_progress("calibration", total, total)
     return CompressionOutcome(
-        importance=importance.tolist(),
-        plan=plan,
-        attempts=attempts,
-        original_loss=original,
+        layers=decision,
         method=settings.merge.method,
         scale=scale,
         scale_losses=losses,
@@ -98,6 +90,42 @@ def compress(
         original_parameters=parameters,
         proxy_parameters=_parameters(model),
     )
+
+
+def _decide(
+    model: Any,
+    surgery: LayerSurgery,
+    settings: ModelCompression,
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    original: float,
+    loss: Callable[[], float],
+    on_progress: Callable[[str, int, int], None],
+) -> LayerDecision:
+    layers, kinds = surgery.layers, surgery.layer_types
+    budget, amount = settings.budget
+    rules = Rules(
+        settings.policy, budget, amount, settings.min_layers, tuple(settings.protect), settings.collapse_limit
+    )
+    counters = {
+        "flops": lambda: count_operations(model, layers, batches),
+        "microseconds": lambda: time_layers(model, layers, kinds, batches),
+    }
+    costs = counters[COUNTED[budget]]() if budget in COUNTED else None
+
+    def prune(keep: Sequence[int]) -> None:
+        surgery.keep(keep)
+        check_config(model)
+
+    def measure(keep: Sequence[int]) -> LayerMeasurement:
+        prune(keep)
+        kept = [layers[index] for index in keep]
+        return measure_layers(model, kept, batches, lambda done, of: on_progress("importance", done, of))
+
+    def pruned_loss(keep: Sequence[int]) -> float:
+        prune(keep)
+        return loss()
+
+    return decide(rules, WholeModel(len(layers), kinds, original, costs), measure, pruned_loss)
 
 
 def rebuild(

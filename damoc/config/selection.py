@@ -13,6 +13,10 @@ from damoc.config.section import Section
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SIZE = re.compile(r"\d+(\.\d+)?[MG]i?B")
+
+BUDGETS = ("ratio", "layers", "depth", "flops", "gflops", "latency")
+DEFAULT_RATIO = 0.25
 
 
 _SCALES = {
@@ -57,15 +61,73 @@ class MergeConfig(Section):
 
 
 class ModelCompression(Section):
-    """Which layers a proxy keeps."""
+    """Which layers a proxy keeps: one policy and one budget for all candidates."""
 
-    ratio: float = Field(0.25, ge=0, lt=1, description="Share of the layers to remove; the same for every candidate.")
+    policy: Literal["lowest", "iterative", "contiguous"] = Field(
+        "lowest",
+        description="Which layers go: the least important ones, the same measured again after each removal, or the "
+        "block whose input and output are closest in angle.",
+    )
+    ratio: float | None = Field(
+        None, ge=0, lt=1, description="Budget: share of the layers to remove; 0.25 where no budget is named."
+    )
+    layers: int | None = Field(None, ge=0, description="Budget: layers to remove.")
+    depth: int | None = Field(None, ge=1, description="Budget: layers that stay.")
+    flops: float | None = Field(None, ge=0, lt=1, description="Budget: share of a forward pass's operations to save.")
+    gflops: float | None = Field(
+        None, gt=0, description="Budget: 10^9 operations that a forward pass over a calibration row costs at most."
+    )
+    latency: float | None = Field(
+        None, ge=0, lt=1, description="Budget: share of a forward pass's time to save, as measured on this machine."
+    )
+    min_layers: int = Field(4, ge=1, description="Layers that stay at least.")
+    protect: list[int] = Field(
+        default_factory=list,
+        description="Further layers that stay; -1 is the last one. First, last and one of each type always stay.",
+    )
     calibration_rows: int = Field(48, ge=4, description="Training rows on which importance and loss are measured.")
-    min_layers: int = Field(4, ge=1)
     collapse_limit: float = Field(
         1.5, gt=1, description="Give layers back while the calibration loss is over this multiple of the original."
     )
+    max_memory: dict[str, str] | None = Field(
+        None,
+        description="Memory that the weights may take per GPU and on the CPU, as transformers writes it: "
+        "{0: 70GiB, cpu: 100GiB}. What does not fit stays on disk and is read layer by layer; null loads it all.",
+    )
     merge: MergeConfig = Field(default_factory=MergeConfig)
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """Name and amount of the one budget."""
+        return next(iter(self._budgets().items()), ("ratio", DEFAULT_RATIO))
+
+    def _budgets(self) -> dict[str, float]:
+        return {name: value for name in BUDGETS if (value := getattr(self, name)) is not None}
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _named_devices(cls, memory: Any) -> Any:
+        return {str(device): size for device, size in memory.items()} if isinstance(memory, dict) else memory
+
+    @field_validator("max_memory")
+    @classmethod
+    def _devices_and_sizes(cls, memory: dict[str, str] | None) -> dict[str, str] | None:
+        for device, size in (memory or {}).items():
+            if not (device == "cpu" or device.isdecimal()):
+                raise ValueError(f"{device!r} is no device: use cpu or the number of a GPU")
+            if not _SIZE.fullmatch(size):
+                raise ValueError(f"{size!r} is no size: write a number and MB, MiB, GB or GiB")
+        return memory
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCompression:
+        if len(named := self._budgets()) > 1:
+            raise ValueError(f"{' and '.join(named)} are budgets of their own: keep one of them")
+        if self.depth is not None and self.depth < self.min_layers:
+            raise ValueError(f"depth {self.depth} is below min_layers {self.min_layers}: lower min_layers too")
+        if self.max_memory is not None and self.merge.method != "none":
+            raise ValueError("weights that max_memory leaves on disk cannot be merged: set merge.method to none")
+        return self
 
 
 class TuningBudget(Section):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from damoc.data.prompts import Encoded
 from damoc.models.batching import length_batches, pad_batch
+from damoc.models.load import input_device
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def answer_losses(
     """
     import torch
 
-    device = str(next(model.parameters()).device)
+    device = input_device(model)
     losses: list[NDArray[Any]] = [np.zeros(0, dtype=np.float32)] * len(rows)
     done = 0
     with torch.inference_mode():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +96,7 @@ def load_model(
     four_bit: bool = False,
     double_quant: bool = False,
     template: str = "auto",
+    max_memory: Mapping[str, str] | None = None,
 ) -> LoadedModel:
     """Loads weights (safetensors only) and tokenizer, on the GPU when there is one.
 
@@ -105,6 +109,8 @@ def load_model(
         double_quant: with ``four_bit``, quantises the scales of the blocks as well.
         template: ``"auto"`` keeps the tokenizer's chat template, ``"plain"`` drops it: rows are then put to the model
             in the plain form, whatever it was made for.
+        max_memory: memory that weights may take on each device, ``{"0": "70GiB", "cpu": "100GiB"}``. GPUs are filled
+            first, then the CPU; what is left stays on disk, and accelerate reads it layer by layer in each pass.
 
     Raises:
         DamocError: the model cannot be loaded safely.
@@ -118,10 +124,18 @@ def load_model(
     logging.disable_progress_bar()
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     quantised = {"quantization_config": _four_bits(dtype, double_quant)} if four_bit else {}
+    offloaded = None if max_memory is None else tempfile.TemporaryDirectory(prefix="damoc-offload-")
+    placed = _placement(max_memory, offloaded.name) if max_memory is not None and offloaded else {}
     try:
         tokenizer = load_tokenizer(source, **options)
         loading: Any = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True, **options, **quantised
+            source,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            **options,
+            **quantised,
+            **placed,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -133,6 +147,8 @@ def load_model(
             "check folder, id and revision, and that the hub can be reached",
         ) from error
     model, found = loading
+    if offloaded:
+        weakref.finalize(model, offloaded.cleanup)
     if absent := sorted(found["missing_keys"]):
         raise DamocError(
             f"{len(absent)} weights of the model are missing, the first is {absent[0]}",
@@ -146,15 +162,29 @@ def load_model(
     model.eval()
     if four_bit:
         _leave_unpacked(model)
-    elif torch.cuda.is_available():
+    elif torch.cuda.is_available() and not offloaded:
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))
 
 
+def input_device(model: Any) -> str:
+    """The device that a model's inputs belong on; weights that are offloaded are nowhere between passes."""
+    return next((str(weight.device) for weight in model.parameters() if weight.device.type != "meta"), "cpu")
+
+
 def load_local(model: LocalModel, template: str = "auto") -> LoadedModel:
     """Loads what a config names, see :func:`load_model`."""
     return load_model(model.model, model.revision, dtype=model.dtype, four_bit=model.four_bit, template=template)
+
+
+def _placement(max_memory: Mapping[str, str], folder: str) -> dict[str, Any]:
+    """Arguments of ``from_pretrained``; weights that it changes while it loads them are kept in the folder."""
+    return {
+        "device_map": "auto",
+        "max_memory": {int(name) if name.isdecimal() else name: size for name, size in max_memory.items()},
+        "offload_folder": folder,
+    }
 
 
 def _four_bits(dtype: str, double_quant: bool) -> Any:

@@ -13,7 +13,7 @@ from damoc.compression.outcome import PATCHES
 from damoc.hashing import derive_seed
 from damoc.models.batching import length_batches, pad_batch
 from damoc.models.likelihood import answer_losses
-from damoc.models.load import load_model, model_identity
+from damoc.models.load import input_device, load_model, model_identity
 from damoc.progress import Progress
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
@@ -60,11 +60,12 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
             candidate.trust_remote_code,
             config.tuning.dtype,
             template=config.tuning.template,
+            max_memory=settings.max_memory,
         )
         rows = read_examples(data.path() / "train.jsonl")[: settings.calibration_rows]
         encoded = encode_rows(loaded, rows, config.tuning.max_length)
         pad_id = loaded.tokenizer.pad_token_id
-        device = str(next(loaded.model.parameters()).device)
+        device = input_device(loaded.model)
         batches = [
             pad_batch([encoded[index] for index in batch], pad_id, device)
             for batch in length_batches(encoded, config.tuning.batch_size)
@@ -86,7 +87,7 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
         )
         outcome = compress(loaded.model, settings, batches, calibration_loss, pad_id, seed, on_progress, base)
         check_surgery(loaded.model, pad_id)
-        loaded.model.save_pretrained(folder / "model", safe_serialization=True)
+        loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
         loaded.tokenizer.save_pretrained(folder / "model")
         _forget_origin(folder / "model" / "config.json")
         if outcome.patches:
@@ -101,7 +102,7 @@ def compress(context: Context, candidate_id: str, data: StepResult) -> StepResul
     step = Step(
         NAME,
         {
-            **settings.model_dump(),
+            **settings.model_dump(exclude={"max_memory"}),
             "dtype": config.tuning.dtype,
             "template": config.tuning.template,
             "max_length": config.tuning.max_length,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import transformers
 
 from damoc.compression import check_surgery
 from damoc.compression.architecture import LayerSurgery, find_layers
-from damoc.compression.importance import block_influence
+from damoc.compression.importance import measure_layers
 from damoc.errors import CandidateError
 
 KEEP = (0, 2, 3, 5)
@@ -209,7 +212,8 @@ ROWS = [[5, 9, 11, 40, 3], [7, 8], [60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70]]
 def test_block_influence_is_brute_force(family: str) -> None:
     model = build(family)
     layers = LayerSurgery(model).layers
-    found = block_influence(model, layers, [batch(ROWS[:2]), batch(ROWS[2:])])
+    measured = measure_layers(model, layers, [batch(ROWS[:2]), batch(ROWS[2:])])
+    angles = np.zeros((LAYERS, LAYERS))
     cosines: list[list[float]] = [[] for _ in layers]
     for row in ROWS:
         caught: list[tuple[np.ndarray, np.ndarray]] = []
@@ -221,8 +225,16 @@ def test_block_influence_is_brute_force(family: str) -> None:
         for index, (before, after) in enumerate(caught):
             np.testing.assert_allclose(before, states[index][0].double().numpy(), atol=1e-6)
             for one, other in zip(before, after, strict=True):
-                cosines[index].append(float(one @ other / np.linalg.norm(one) / np.linalg.norm(other)))
-    np.testing.assert_allclose(found, [1 - np.mean(values) for values in cosines], atol=2e-6)
+                cosines[index].append(_cosine(one, other))
+        for first, last in itertools.combinations_with_replacement(range(LAYERS), 2):
+            angles[first, last] += math.acos(_cosine(caught[first][0][-1], caught[last][1][-1])) / math.pi / len(ROWS)
+    np.testing.assert_allclose(measured.influence, [1 - np.mean(values) for values in cosines], atol=2e-6)
+    np.testing.assert_allclose(measured.distances, angles, atol=2e-6)
+    assert angles[0, -1] > 0.05
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
 def _catch(caught: list[tuple[np.ndarray, np.ndarray]]) -> Callable[[Any, Any, Any], None]:
@@ -238,8 +250,10 @@ def test_padding_and_batching_change_nothing(side: str) -> None:
     model = build("llama")
     layers = model.model.layers
     calls: list[tuple[int, int]] = []
-    alone = block_influence(model, layers, [batch([row]) for row in ROWS], lambda *call: calls.append(call))
-    np.testing.assert_allclose(block_influence(model, layers, [batch(ROWS, side)]), alone, atol=2e-6)
+    alone = measure_layers(model, layers, [batch([row]) for row in ROWS], lambda *call: calls.append(call))
+    together = measure_layers(model, layers, [batch(ROWS, side)])
+    np.testing.assert_allclose(together.influence, alone.influence, atol=2e-6)
+    np.testing.assert_allclose(together.distances, alone.distances, atol=2e-6)
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -248,8 +262,10 @@ def test_layer_that_does_nothing_has_no_influence() -> None:
     idle = model.model.layers[3]
     idle.self_attn.o_proj.weight.data.zero_()
     idle.mlp.down_proj.weight.data.zero_()
-    influence = block_influence(model, model.model.layers, [batch(ROWS)])
-    assert influence[3] == 0.0 and influence.argmin() == 3
+    measured = measure_layers(model, model.model.layers, [batch(ROWS)])
+    assert measured.influence[3] == 0.0 and measured.influence.argmin() == 3
+    assert measured.distances[3, 3] == 0.0
+    assert measured.distances[1, 3] == measured.distances[1, 2] > 0
     with torch.inference_mode():
         expected = model(ids()).logits
         LayerSurgery(model).keep((0, 1, 2, 4, 5))
@@ -260,6 +276,35 @@ def test_broken_activations_are_a_divergence_and_hooks_go() -> None:
     model = build("llama")
     model.model.layers[2].mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(CandidateError) as caught:
-        block_influence(model, model.model.layers, [batch(ROWS)])
+        measure_layers(model, model.model.layers, [batch(ROWS)])
     assert caught.value.status == "diverged"
     assert not any(layer._forward_hooks for layer in model.model.layers)
+
+
+def test_memory_does_not_grow_with_the_rows() -> None:
+    model = build("llama")
+    held: list[int] = []
+
+    def count(done: int, total: int) -> None:
+        floats = (part for part in gc.get_objects() if isinstance(part, torch.Tensor) and part.is_floating_point())
+        held.append(sum(part.numel() for part in floats))
+
+    measure_layers(model, model.model.layers, [batch(ROWS)] * 6, count)
+    assert held[-1] <= held[0]
+
+
+def test_layer_that_does_not_run_is_named() -> None:
+    model = build("llama")
+    layers = [*model.model.layers, torch.nn.Identity()]
+    with pytest.raises(CandidateError, match="layer 6 did not run"):
+        measure_layers(model, layers, [batch(ROWS)])
+
+
+def test_layers_that_know_their_depth_are_refused() -> None:
+    config = transformers.GPT2Config(
+        **_COMMON, n_embd=32, n_layer=LAYERS, n_head=4, n_positions=128, scale_attn_by_inverse_layer_idx=True
+    )
+    surgery = LayerSurgery(transformers.AutoModelForCausalLM.from_config(config))
+    surgery.keep(range(LAYERS))
+    with pytest.raises(CandidateError, match="scale_attn_by_inverse_layer_idx depends on its position"):
+        surgery.keep(KEEP)
