@@ -26,7 +26,7 @@ from damoc.filters import filters
 from damoc.hashing import derive_seed
 from damoc.models.load import load_model
 from damoc.stages.compress_data import filter_rows
-from damoc.stages.compress_model import compress
+from damoc.stages.compress_model import Bench
 from damoc.stages.context import Context, config_hash
 from damoc.stages.prepare_data import prepare
 from damoc.stages.rows import encode_rows, read_examples, write_json
@@ -113,7 +113,7 @@ def main(
     config = make_config(dataset, data, names, workspace, rows)
     context = Context(config, "", config_hash(config), "")
     prepared = prepare(context)
-    proxies = {name: compress(context, name, prepared) for name in names}
+    proxies = {name: Bench(context, name, prepared).proxy() for name in names}
     methods = only.split(",") if only else list(filters())
     found: list[dict[str, Any]] = []
     machine = facts()

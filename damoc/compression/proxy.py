@@ -107,6 +107,7 @@ class ProxyMaker:
         settings: MergeConfig,
         seed: int,
         base: Callable[[int, str], torch.Tensor] | None = None,
+        fit_batches: Sequence[Mapping[str, torch.Tensor]] = (),
     ) -> CompressionOutcome:
         """Removes the layers and merges them back as far as that pays; the model is the proxy then.
 
@@ -116,11 +117,13 @@ class ProxyMaker:
             seed: of the merge.
             base: weight of the checkpoint that the candidate was tuned from, by layer and name within it, if there is
                 one.
+            fit_batches: rows that a linear patch is fitted to, in the form of the calibration rows but none of them:
+                these are what it is judged on. Without any there is no patch.
         """
         plan = decision.plan
         self._prune(plan.keep)
         merge = build_merge(
-            self.model, Ingredients(self._surgery, plan.keep, plan.remove, settings, seed, base), self._batches
+            self.model, Ingredients(self._surgery, plan.keep, plan.remove, settings, seed, base), fit_batches
         )
         scales = [scale for scale in settings.grid() if scale != 0] if merge else []
         losses = {0.0: decision.loss}
@@ -170,6 +173,7 @@ def compress(
     seed: int,
     on_progress: OnProgress = lambda phase, done, total: None,
     base: Callable[[int, str], torch.Tensor] | None = None,
+    fit_batches: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> CompressionOutcome:
     """Makes a candidate its own proxy, in place: the three steps of :class:`ProxyMaker`.
 
@@ -181,7 +185,8 @@ def compress(
         pad_id: padding token.
         seed: of the merge.
         on_progress: called with (phase, done, total).
-        base: see :meth:`ProxyMaker.merge`.
+        base: see :meth:`ProxyMaker.merge`, as ``fit_batches``.
+        fit_batches: rows that a linear patch is fitted to.
 
     Returns:
         What was measured and decided.
@@ -192,7 +197,7 @@ def compress(
     maker = ProxyMaker(model, batches, calibration_loss, pad_id, on_progress)
     rules = rules_of(settings)
     decision = maker.decide(rules, maker.measure(COUNTED.get(rules.budget)))
-    return maker.merge(decision, settings.merge, seed, base)
+    return maker.merge(decision, settings.merge, seed, base, fit_batches)
 
 
 def rebuild(

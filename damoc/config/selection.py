@@ -40,6 +40,9 @@ class MergeConfig(Section):
     anchor: Literal["before", "after", "nearest"] = Field(
         "before", description="Which kept layer absorbs a removed one; a linear patch always takes the one before."
     )
+    fit_rows: int = Field(
+        128, ge=1, description="Training rows behind the calibration rows that a linear patch is fitted to."
+    )
     ridge: float = Field(0.01, gt=0, description="How strongly a linear patch is drawn to changing nothing.")
     scales: list[float] | None = Field(
         None, description="Factors tried; 0 is added. null is a grid that suits the method."

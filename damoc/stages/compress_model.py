@@ -6,7 +6,7 @@ Three steps, each kept in the workspace: what was measured serves every budget, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from damoc.compression.outcome import PATCHES
+from damoc.data.example import Example
+from damoc.data.prompts import Encoded
 from damoc.hashing import derive_seed
 from damoc.models.batching import length_batches, pad_batch
 from damoc.models.likelihood import answer_losses
@@ -25,6 +27,8 @@ from damoc.stages.rows import encode_rows, read_examples, write_json
 from damoc.store import Step, StepResult
 
 if TYPE_CHECKING:
+    import torch
+
     from damoc.compression import ProxyMaker
 
 NAME = "compress_model"
@@ -124,7 +128,8 @@ class Bench:
 
             loaded = self._loaded
             base = base_weights(loaded.model, str(candidate.base), candidate.base_revision) if needs_base else None
-            outcome = self._maker.merge(replay(_read(planned, "plan.json")), merging, seed, base)
+            fit_batches = self._batches(self._encoded(self._rows[1]))
+            outcome = self._maker.merge(replay(_read(planned, "plan.json")), merging, seed, base, fit_batches)
             check_surgery(loaded.model, loaded.tokenizer.pad_token_id)
             loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
             loaded.tokenizer.save_pretrained(folder / "model")
@@ -151,7 +156,7 @@ class Bench:
         """What decides how the model and the rows are read."""
         tuning = self._context.config.tuning
         return {
-            "calibration_rows": self._settings.calibration_rows,
+            "calibration_rows": len(self._rows[0]),
             **tuning.model_dump(include={"dtype", "template", "max_length", "batch_size"}),
         }
 
@@ -160,6 +165,13 @@ class Bench:
             "model": model_identity(self._candidate.model, self._candidate.revision),
             "data": self._data.content,
         }
+
+    @cached_property
+    def _rows(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        """The rows to calibrate on, and those to fit a merge to."""
+        merging = self._settings.merge
+        wanted = merging.fit_rows if merging.method == "linear_patch" else 0
+        return divide_rows(read_examples(self._data.path() / "train.jsonl"), self._settings.calibration_rows, wanted)
 
     @cached_property
     def _loaded(self) -> LoadedModel:
@@ -177,25 +189,45 @@ class Bench:
     def _maker(self) -> ProxyMaker:
         from damoc.compression import ProxyMaker
 
-        loaded, tuning = self._loaded, self._context.config.tuning
-        rows = read_examples(self._data.path() / "train.jsonl")[: self._settings.calibration_rows]
-        encoded = encode_rows(loaded, rows, tuning.max_length)
-        pad_id = loaded.tokenizer.pad_token_id
-        device = input_device(loaded.model)
-        batches = [
-            pad_batch([encoded[index] for index in batch], pad_id, device)
-            for batch in length_batches(encoded, tuning.batch_size)
-        ]
+        loaded, batch_size = self._loaded, self._context.config.tuning.batch_size
+        encoded, pad_id = self._encoded(self._rows[0]), loaded.tokenizer.pad_token_id
 
         def calibration_loss(model: Any) -> float:
-            losses = answer_losses(model, encoded, pad_id, tuning.batch_size)
+            losses = answer_losses(model, encoded, pad_id, batch_size)
             return float(np.concatenate(losses).mean(dtype=np.float64))
 
-        return ProxyMaker(loaded.model, batches, calibration_loss, pad_id, self._report)
+        return ProxyMaker(loaded.model, self._batches(encoded), calibration_loss, pad_id, self._report)
+
+    def _encoded(self, rows: Sequence[Example]) -> list[Encoded]:
+        return encode_rows(self._loaded, rows, self._context.config.tuning.max_length)
+
+    def _batches(self, encoded: Sequence[Encoded]) -> list[dict[str, torch.Tensor]]:
+        pad_id, device = self._loaded.tokenizer.pad_token_id, input_device(self._loaded.model)
+        return [
+            pad_batch([encoded[index] for index in batch], pad_id, device)
+            for batch in length_batches(encoded, self._context.config.tuning.batch_size)
+        ]
 
     def _report(self, phase: str, done: int, total: int) -> None:
         unit = {"importance": "batches", "plan": "plans", "merge": "scales"}[phase]
         self._progress.setdefault(phase, Progress(NAME, f"{self._candidate.id} {phase}", unit))(done, total)
+
+
+def divide_rows(rows: Sequence[Example], calibration: int, fitting: int) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The rows to calibrate on, and behind them those to fit a merge to, so that none is judged on what it has seen.
+
+    Args:
+        rows: training rows, in their order.
+        calibration: rows to calibrate on.
+        fitting: rows to fit to.
+
+    Returns:
+        Both, no row in common. Where there are too few rows, they are divided in the same proportion, and at least one
+        is left to calibrate on.
+    """
+    wanted = calibration + fitting
+    share = calibration if len(rows) >= wanted else max(1, round(len(rows) * calibration / wanted))
+    return rows[:share], rows[share:wanted]
 
 
 def _read(result: StepResult, name: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from damoc.compression import replay
 from damoc.config import SelectionConfig
-from damoc.stages.compress_model import Bench
+from damoc.stages.compress_model import Bench, divide_rows
 from damoc.stages.context import Context
 from damoc.stages.prepare_data import prepare
 from damoc.store import StepResult
@@ -68,6 +68,9 @@ def test_steps_take_each_others_results_and_do_again_only_what_a_change_concerns
     assert reused(run(config, policy="contiguous")) == (True, False, False)
     assert reused(run(config, flops=0.2)) == (False, False, False)
     assert reused(run(config, calibration_rows=6)) == (False, False, False)
+    assert reused(run(config, merge={"method": "linear_patch", "fit_rows": 16})) == (True, True, False)
+    assert reused(run(config, merge={"method": "linear_patch", "fit_rows": 8})) == (True, True, False)
+    assert reused(run(config, merge={"method": "linear_patch", "fit_rows": 400})) == (False, False, False)
     assert reused(run(config, max_memory={"cpu": "1GiB"}, merge={"method": "none"})) == (True, True, True)
 
 
@@ -77,3 +80,24 @@ def test_a_step_taken_alone_is_the_one_of_the_whole_stage(config, monkeypatch):
     monkeypatch.setattr("damoc.stages.compress_model.load_model", None)
     alone = Bench(context, NAME, prepare(context)).proxy()
     assert alone.reused and alone.content == first[2].content
+
+
+@pytest.mark.parametrize(
+    ("rows", "calibration", "fitting", "expected"),
+    [
+        (100, 48, 0, (48, 0)),
+        (100, 10, 30, (10, 30)),
+        (40, 10, 30, (10, 30)),
+        (20, 10, 30, (5, 15)),
+        (20, 48, 0, (20, 0)),
+        (2, 10, 30, (1, 1)),
+        (1, 10, 30, (1, 0)),
+    ],
+)
+def test_rows_to_fit_to_are_none_that_the_fit_is_judged_on(
+    rows: int, calibration: int, fitting: int, expected: tuple[int, int]
+) -> None:
+    everything: Any = list(range(rows))
+    judged, fitted = divide_rows(everything, calibration, fitting)
+    assert (len(judged), len(fitted)) == expected
+    assert [*judged, *fitted] == everything[: sum(expected)]

@@ -59,7 +59,7 @@ def test_rebuilt_proxy_has_the_same_bits(family: str, method: str, sparsifier: s
     settings = ModelCompression(
         merge=MergeConfig(method=method, sparsifier=sparsifier, density=0.2, scales=[0.05, 0.1])
     )
-    outcome = compress(model, settings, [BATCH], scripted(4.0, 4.5, 4.3, 4.4), 0, 11)
+    outcome = compress(model, settings, [BATCH], scripted(4.0, 4.5, 4.3, 4.4), 0, 11, fit_batches=[BATCH])
     record = {**outcome.to_json(), "seed": 11, "merge_settings": settings.merge.model_dump()}
     assert record["merge"]["accepted"] is (method != "none")
     again = build(family, dtype)
@@ -142,3 +142,20 @@ def test_record_of_another_depth_is_refused() -> None:
     other["plan"]["remove"] = other["plan"]["remove"][1:]
     with pytest.raises(CandidateError, match="the record plans 7 layers, the model has 8"):
         rebuild(build(), {**other, "seed": 11, "merge_settings": settings.merge.model_dump()})
+
+
+def test_linear_patch_is_fitted_to_rows_of_its_own() -> None:
+    settings = ModelCompression(merge=MergeConfig(method="linear_patch", scales=[1.0]))
+    other = {**BATCH, "input_ids": BATCH["input_ids"].flip(1)}
+
+    def patches(fitted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        outcome = compress(build(), settings, [BATCH], scripted(4.0, 4.5, 4.3), 0, 11, fit_batches=[fitted])
+        return dict(outcome.patches)
+
+    assert same(patches(other), patches(other)) and not same(patches(other), patches(BATCH))
+
+
+def test_linear_patch_without_rows_to_fit_to_is_none() -> None:
+    settings = ModelCompression(merge=MergeConfig(method="linear_patch"))
+    record = compress(build(), settings, [BATCH], scripted(4.0, 4.5), 0, 11).to_json()
+    assert not record["merge"]["accepted"] and record["merge"]["losses"] == {"0.0": 4.5}

@@ -67,7 +67,7 @@ def test_files_have_the_bits_of_a_loaded_model(tmp_path: Path, family: str, meth
     merge = MergeConfig(method=method, sparsifier=sparsifier, density=0.2, scales=[0.25])
     settings = ModelCompression(merge=merge)
     base = base_weights(model, str(tmp_path / "base"), None)
-    outcome = compress(model, settings, [BATCH], scripted(4.0, 4.5, 4.3), 0, 11, base=base)
+    outcome = compress(model, settings, [BATCH], scripted(4.0, 4.5, 4.3), 0, 11, base=base, fit_batches=[BATCH])
     record = {**outcome.to_json(), "seed": 11}
     patched = family != "gemma2" or method != "linear_patch"
     assert record["merge"]["accepted"] is (method != "none" and patched)

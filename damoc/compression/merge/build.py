@@ -48,10 +48,12 @@ def build_merge(model: Any, of: Ingredients, batches: Sequence[Mapping[str, torc
     Args:
         model: causal language model in evaluation mode, pruned.
         of: what it is made of.
-        batches: calibration rows that a linear patch is fitted to.
+        batches: rows that a linear patch is fitted to; without any there is none.
     """
-    if of.settings.method != "linear_patch" or not of.remove:
+    if of.settings.method != "linear_patch":
         return _task_vectors(of)
+    if not of.remove or not batches:
+        return Merge()
     groups = anchors(of.keep, of.remove, "before")
     patches = fit_patches(model, of.surgery, of.keep, groups, batches, of.settings.ridge)
     return _patched(of, {str(anchor): patch for anchor, patch in patches.items()})
