@@ -1,4 +1,4 @@
-"""What each policy of layer removal costs, beside the best and the usual choice there is.
+"""What each policy of layer removal does to the loss, beside the best and the usual choice there is.
 
     python -m benchmarks.layer_policies benchmarks/results/layer_policies.json
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import random
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,11 +80,9 @@ def compare(trial: Trial) -> dict[str, Any]:
     for number in REMOVED:
         found: dict[str, Any] = {}
         for policy in POLICIES:
-            started = time.perf_counter()
             rules = Rules(policy, "layers", number, 1, (), 1e9)
             plan = decide(rules, whole, trial.measure, trial.loss).plan
-            seconds = round(time.perf_counter() - started, 2)
-            found[policy] = {"removed": list(plan.remove), **trial.both(plan.remove), "seconds": seconds}
+            found[policy] = {"removed": list(plan.remove), **trial.both(plan.remove)}
         found["others"] = others(trial, choices(free, number))
         removals[str(number)] = found
     return {
