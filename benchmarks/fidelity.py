@@ -54,6 +54,7 @@ TUNING = TuningConfig(
     rank=8, alpha=16, dropout=0.0, learning_rate=3e-3, batch_size=8, max_length=MAX_LENGTH, dtype="float32"
 )
 TRUE_EPOCHS, PROXY_EPOCHS = 3.0, 1.0
+_SHARES = {"share of operations": "flops", "share of seconds": "tuning_seconds"}
 TRUTH, AGAIN, ZERO_SHOT = "truth", "truth with another seed", "zero-shot"
 
 
@@ -267,9 +268,8 @@ def _losses_and_costs(results: Sequence[Mapping[str, Mapping[str, Any]]], way: s
     if way == ZERO_SHOT:
         return told
     told["valid_loss"] = [round(mean(lambda own, at=at: own["valid_loss"][at]), 4) for at in (0, 1)]
-    for cost in ("flops", "tuning_seconds"):
-        share = mean(lambda own, cost=cost: own[cost]) / mean(lambda own, cost=cost: own[cost], TRUTH)
-        told[f"{cost} of the truth's"] = round(share, 3)
+    for share, cost in _SHARES.items():
+        told[share] = round(mean(lambda own, cost=cost: own[cost]) / mean(lambda own, cost=cost: own[cost], TRUTH), 3)
     if way == AGAIN:
         return told
     for name in ("original", "pruned", "merged"):
@@ -280,6 +280,31 @@ def _losses_and_costs(results: Sequence[Mapping[str, Mapping[str, Any]]], way: s
         "merges accepted": round(mean(lambda own: own["merge"]["accepted"]), 3),
         "compression_seconds": round(mean(lambda own: own["compression_seconds"]), 2),
     }
+
+
+def table(told: Mapping[str, Mapping[str, Any]]) -> str:
+    """The summary in Markdown, agreement by bits per byte."""
+    lines = [
+        "| way | tau (90%) | p | Spearman | regret | best chosen | merges accepted | loss pruned, merged, tuned "
+        "| operations | seconds |",
+        "|---" * 10 + "|",
+    ]
+    for way, own in told.items():
+        agreed = own["agreement"]["bits_per_byte"]
+        losses = [own[key] for key in ("pruned loss", "merged loss") if key in own] + own.get("valid_loss", [])[1:]
+        shares = [f"{own[key]:.0%}" if key in own else "" for key in ("merges accepted", *_SHARES)]
+        cells = [
+            f"{agreed['kendall']:.2f} ({agreed['interval'][0]:.2f} to {agreed['interval'][1]:.2f})",
+            f"{agreed['p']:.2g}",
+            f"{agreed['spearman']:.2f}",
+            f"{agreed['regret']:.3f}",
+            f"{agreed['hits']:.0%}",
+            shares[0],
+            ", ".join(f"{loss:.2f}" for loss in losses),
+            *shares[1:],
+        ]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main(
@@ -307,7 +332,9 @@ def main(
         results[candidate.name] = measured(own, candidate)
         if len(results) == len(zoo):
             whole = {name: results for name, results in found.items() if len(results) == len(zoo)}
-            write_results(out, {**about, "summary": summary(whole), "measured": whole})
+            told = summary(whole)
+            write_results(out, {**about, "summary": told, "measured": whole})
+            typer.echo(table(told))
 
 
 if __name__ == "__main__":
