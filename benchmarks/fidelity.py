@@ -285,13 +285,13 @@ def _losses_and_costs(results: Sequence[Mapping[str, Mapping[str, Any]]], way: s
 def table(told: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary in Markdown, agreement by bits per byte."""
     lines = [
-        "| way | tau (90%) | p | Spearman | regret | best chosen | merges accepted | loss pruned, merged, tuned "
+        "| way | tau (90%) | p | Spearman | regret | best chosen | merges accepted | loss pruned, merged | held-out, tuned "
         "| operations | seconds |",
-        "|---" * 10 + "|",
+        "|---" * 11 + "|",
     ]
     for way, own in told.items():
         agreed = own["agreement"]["bits_per_byte"]
-        losses = [own[key] for key in ("pruned loss", "merged loss") if key in own] + own.get("valid_loss", [])[1:]
+        losses = [own[key] for key in ("pruned loss", "merged loss") if key in own]
         shares = [f"{own[key]:.0%}" if key in own else "" for key in ("merges accepted", *_SHARES)]
         cells = [
             f"{agreed['kendall']:.2f} ({agreed['interval'][0]:.2f} to {agreed['interval'][1]:.2f})",
@@ -300,7 +300,8 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
             f"{agreed['regret']:.3f}",
             f"{agreed['hits']:.0%}",
             shares[0],
-            ", ".join(f"{loss:.2f}" for loss in losses),
+            ", ".join(f"{loss:.3f}" for loss in losses),
+            ", ".join(f"{loss:.3f}" for loss in own.get("valid_loss", [])),
             *shares[1:],
         ]
         lines.append(f"| {way} | {' | '.join(cells)} |")
