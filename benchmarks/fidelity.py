@@ -45,8 +45,8 @@ from damoc.tuning import fine_tune
 
 ROOT = Path(__file__).parent.parent
 MINED = ("cloud-qa", "cloud-service", "science-qa")
-TASKS = {"cloud-service": "choice", "pubmedqa": "choice", "squad_mini": "short_answer"}
-PRESETS = {"pubmedqa": "pubmedqa", "squad_mini": "squad"}
+TASKS = {"cloud-service": "choice", "pubmedqa": "choice", "squad_mini": "short_answer", "web_questions": "short_answer"}
+PRESETS = {"pubmedqa": "pubmedqa", "squad_mini": "squad", "web_questions": "web_questions"}
 METRICS = {"choice": ["bits_per_byte", "accuracy"], "short_answer": ["bits_per_byte", "f1"]}
 ROWS = {"train": 160, "valid": 32, "test": 64}
 MAX_LENGTH, CALIBRATION = 224, 24
@@ -285,8 +285,8 @@ def _losses_and_costs(results: Sequence[Mapping[str, Mapping[str, Any]]], way: s
 def table(told: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary in Markdown, agreement by bits per byte."""
     lines = [
-        "| way | tau (90%) | p | Spearman | regret | best chosen | merges accepted | loss pruned, merged | held-out, tuned "
-        "| operations | seconds |",
+        "| way | tau (90%) | p | Spearman | regret | best chosen | merges accepted "
+        "| loss pruned, merged | held-out, tuned | operations | seconds |",
         "|---" * 11 + "|",
     ]
     for way, own in told.items():
