@@ -21,9 +21,11 @@ def agreement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: in
 
     Returns:
         Means over the sets of ``kendall`` (tau, a tie counts as no agreement and no disagreement), ``spearman``,
-        ``regret`` (true score of the choice minus that of the best) and ``hits`` (share of sets with the best chosen);
-        ``interval`` of tau by a bootstrap over the candidates of each set, whose repeats make no pair; ``p``, the
-        chance that random orders without ties agree at least as well, counted out.
+        ``regret`` (true score of the choice minus that of the best), ``hits`` (share of sets with the best chosen) and
+        ``distortion`` (standard deviation over the candidates of score minus true score: 0 where all are shifted
+        alike; unlike an order it tells small changes); ``interval`` of tau by a bootstrap over the candidates of each
+        set, whose repeats make no pair; ``p``, the chance that random orders without ties agree at least as well,
+        counted out.
     """
     arrays = [(np.asarray(own, dtype=float), np.asarray(true, dtype=float)) for own, true in pairs]
     regrets = [float(true[int(own.argmin())] - true.min()) for own, true in arrays]
@@ -35,6 +37,7 @@ def agreement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: in
         "p": round(chance([len(true) for _, true in arrays], float(np.mean(taus))), 4),
         "spearman": round(float(np.mean([spearmanr(*pair).statistic for pair in arrays])), 3),
         "regret": round(float(np.mean(regrets)), 4),
+        "distortion": round(float(np.mean([np.std(own - true) for own, true in arrays])), 4),
         "hits": round(float(np.mean([regret == 0 for regret in regrets])), 3),
         "each": [round(tau, 3) for tau in taus],
     }

@@ -285,9 +285,9 @@ def _losses_and_costs(results: Sequence[Mapping[str, Mapping[str, Any]]], way: s
 def table(told: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary in Markdown, agreement by bits per byte."""
     lines = [
-        "| way | tau (90%) | p | Spearman | regret | best chosen | merges accepted "
+        "| way | tau (90%) | p | Spearman | distortion | regret | best chosen | merges accepted "
         "| loss pruned, merged | held-out, tuned | operations | seconds |",
-        "|---" * 11 + "|",
+        "|---" * 12 + "|",
     ]
     for way, own in told.items():
         agreed = own["agreement"]["bits_per_byte"]
@@ -297,6 +297,7 @@ def table(told: Mapping[str, Mapping[str, Any]]) -> str:
             f"{agreed['kendall']:.2f} ({agreed['interval'][0]:.2f} to {agreed['interval'][1]:.2f})",
             f"{agreed['p']:.2g}",
             f"{agreed['spearman']:.2f}",
+            f"{agreed['distortion']:.3f}",
             f"{agreed['regret']:.3f}",
             f"{agreed['hits']:.0%}",
             shares[0],
