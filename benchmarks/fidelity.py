@@ -106,7 +106,8 @@ class Replicate:
 
     def kept(self, key: Mapping[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A measurement, made at most once."""
-        whole = {"rows": [row.id for rows in self.splits.values() for row in rows], "seed": self.seed, **key}
+        own = {"rows": [row.id for rows in self.splits.values() for row in rows], "seed": self.seed}
+        whole = {"replicate": own, "measured": key}
         path = self.cells / f"{sha256_json(whole)}.json"
         if not path.exists():
             write_results(path, work())
@@ -142,7 +143,7 @@ class Trial:
             outcome = self._compress(loaded, settings)
             seconds = time.process_time() - started
             merge = settings.merge.model_dump(mode="json") | {"scale": outcome.scale} if outcome.scale else None
-            made = {"keep": list(outcome.layers.plan.keep), "merge": merge, "rows": way.rows}
+            made = {"keep": list(outcome.layers.plan.keep), "merge": merge, "share": way.rows}
             key = {**self._key, "epochs": PROXY_EPOCHS, **made}
             tuned = self._replicate.kept(key, lambda: self._tuned(loaded, PROXY_EPOCHS, rows=way.rows))
             record = outcome.to_json()
@@ -155,7 +156,7 @@ class Trial:
                 "compression_seconds": round(seconds, 2),
             }
 
-        return self._replicate.kept({**self._key, "section": settings.model_dump(mode="json"), "rows": way.rows}, work)
+        return self._replicate.kept({**self._key, "section": settings.model_dump(mode="json"), "share": way.rows}, work)
 
     def _load(self) -> LoadedModel:
         return load_model(str(self._candidate))
