@@ -34,7 +34,7 @@ def agreement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: in
     return {
         "kendall": round(float(np.mean(taus)), 3),
         "interval": [round(low, 3), round(high, 3)],
-        "p": round(chance([len(true) for _, true in arrays], float(np.mean(taus))), 4),
+        "p": float(f"{chance([len(true) for _, true in arrays], float(np.mean(taus))):.2g}"),
         "spearman": round(float(np.mean([spearmanr(*pair).statistic for pair in arrays])), 3),
         "regret": round(float(np.mean(regrets)), 4),
         "distortion": round(float(np.mean([np.std(own - true) for own, true in arrays])), 4),
