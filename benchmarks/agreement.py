@@ -83,7 +83,8 @@ def _interval(
             products = (_signs(own[drawn]) * _signs(true[drawn]))[distinct]
             if len(products):
                 taus.append(products.mean())
-        means.append(np.mean(taus))
+        if taus:
+            means.append(np.mean(taus))
     low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return float(low), float(high)
 
