@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -173,6 +173,12 @@ class TuningConfig(Section):
     checkpoint_minutes: float = Field(10.0, gt=0, description="A killed training goes on from its last checkpoint.")
     timeout_minutes: float = Field(240.0, gt=0, description="A candidate that trains longer is recorded as 'timeout'.")
 
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Processes of a machine that share a training, each with a part of the weights: a number; auto, "
+        "one for each of its GPUs; or null, one that has them all.",
+    )
+
     @field_validator("lr_probe")
     @classmethod
     def _rates_to_compare(cls, rates: list[float]) -> list[float]:
@@ -186,6 +192,14 @@ class TuningConfig(Section):
         if isinstance(raw, dict) and raw.get("method") == "full":
             return {"learning_rate": 2e-5, **raw}
         return raw
+
+    @model_validator(mode="after")
+    def _shared(self) -> TuningConfig:
+        if self.processes is not None and self.method == "qlora":
+            raise ValueError("weights of 4 bits are not shared between processes: take lora, or processes: null")
+        if self.processes is not None and self.lr_probe:
+            raise ValueError("a probe of learning rates runs in one process: empty lr_probe, or processes: null")
+        return self
 
 
 class BertScoreConfig(Section):

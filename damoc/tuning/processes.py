@@ -108,6 +108,7 @@ class ShardedProcesses(OneProcess):
         for module in (*base.get_submodule(find_layers(base)), tuned):
             unit: Any = fully_shard(module, mesh=self._mesh, mp_policy=policy)
             unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
         torch.manual_seed(derive_seed(seed, "process", str(self.rank)))
         return tuned
 

@@ -1,0 +1,106 @@
+"""APPLY: starts the processes of a tuning, follows them, and says how they ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from damoc.errors import CandidateError
+from damoc.progress import new_lines
+from damoc.stages.tuning_job import FAILURES, JOB, MODULE, PROGRESS, TuningJob, carry_out, read_summary
+
+if TYPE_CHECKING:
+    from damoc.tuning.loop import OnStep
+
+LOG = "processes.log"
+_POLL_SECONDS, _GRACE_SECONDS, _SHOWN_BYTES = 0.2, 40.0, 8000
+_OVERTIME_SECONDS = 300.0
+_KILLED = b"(SIGKILL)"
+
+Start = Callable[[TuningJob], None]
+"""Starts the processes of a written job and returns when they have ended, however they did."""
+
+
+def processes_of(setting: int | str | None) -> int:
+    """Processes on this machine: ``auto`` is one a GPU, at least one."""
+    if setting == "auto":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return int(setting or 1)
+
+
+def tune_job(job: TuningJob, on_step: OnStep, processes: int) -> dict[str, Any]:
+    """Carries a job out, in this process or in several of this machine.
+
+    Args:
+        job: what to do.
+        on_step: called in this process.
+        processes: how many.
+
+    Returns:
+        See :func:`damoc.stages.tuning_job.carry_out`.
+
+    Raises:
+        CandidateError: the tuning failed.
+        DamocError: the proxy cannot be loaded.
+    """
+    if processes == 1:
+        return carry_out(job, on_step)
+    return follow(job, lambda written: _torchrun(written, processes, on_step))
+
+
+def follow(job: TuningJob, start: Start) -> dict[str, Any]:
+    """Starts a job, and again with half as much at a time where the memory of one process did not suffice."""
+    from damoc.tuning.gradients import SmallerParts
+
+    while True:
+        job.write()
+        start(job)
+        try:
+            return read_summary(job)
+        except SmallerParts as error:
+            print(f"{error.reason.splitlines()[0]}; again with {error.micro_batch_tokens} tokens", flush=True)
+            job = replace(job, micro_batch_tokens=error.micro_batch_tokens)
+
+
+def _torchrun(job: TuningJob, processes: int, on_step: OnStep) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", MODULE, str(job.folder / JOB)]
+    log = job.folder / LOG
+    deadline = time.monotonic() + job.settings.timeout_minutes * 60 + _OVERTIME_SECONDS
+    with log.open("wb") as output, (job.folder / PROGRESS).open(encoding="utf-8") as lines:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None:
+                _report(lines, on_step)
+                if time.monotonic() > deadline:
+                    raise CandidateError("timeout", f"no end after {job.settings.timeout_minutes:g} minutes")
+                time.sleep(_POLL_SECONDS)
+            _report(lines, on_step)
+        finally:
+            _stop(child)
+    if child.returncode:
+        said = log.read_bytes()[-_SHOWN_BYTES:]
+        print(said.decode("utf-8", "replace"), flush=True)
+        if _KILLED in said and not any(job.folder.glob(FAILURES)):
+            raise CandidateError("oom", "a process of the training was killed, most likely for lack of memory")
+
+
+def _report(lines: Any, on_step: OnStep) -> None:
+    for step, steps, point in new_lines(lines):
+        on_step(step, steps, point)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Ends torchrun, which ends its processes."""
+    child.terminate()
+    try:
+        child.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

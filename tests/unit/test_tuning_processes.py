@@ -1,0 +1,141 @@
+"""A tuning that two processes share gives what one gives alone, fails as one fails, and goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shared_tuning
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from damoc.config import TuningConfig
+from damoc.errors import CandidateError, DamocError
+from damoc.stages import tuning_launch
+from damoc.stages.tuning_job import TuningJob
+from damoc.stages.tuning_launch import processes_of, tune_job
+
+TESTS = Path(__file__).parent.parent
+TOLERANCE = {"bfloat16": 5e-4, "full-bfloat16": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every scenario left, carried out by two processes."""
+    folder = tmp_path_factory.mktemp("shared")
+    shared_tuning.write_models(folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(TESTS / "shared_tuning.py"), str(folder)]
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but the summary."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "summary.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shared_tuning.SCENARIOS if name != "dropout"])
+def test_two_processes_give_the_weights_of_one(folder: Path, name: str) -> None:
+    assert shared_tuning.tuned(folder, name, f"{name}-alone") == list(range(1, 9))
+    alone, shared = folder / f"{name}-alone", folder / f"{name}-shared"
+    (place,) = [path for path in files(alone) if path.endswith(".safetensors")]
+    assert files(alone).keys() == files(shared).keys()
+    same = {path for path in files(alone) if files(alone)[path] == files(shared)[path]}
+    assert same >= files(alone).keys() - {place, "history.json"}
+
+    proxy = load_file(folder / ("tied" if name == "tied" else "model") / "model.safetensors")
+    expected, found = load_file(alone / place), load_file(shared / place)
+    assert expected.keys() == found.keys()
+    tolerance = TOLERANCE.get(name, 1e-5)
+    for weight, value in expected.items():
+        assert value.dtype == found[weight].dtype
+        distance = (value.float() - found[weight].float()).abs().max()
+        assert distance < tolerance, weight
+        if weight in proxy:
+            assert (value.float() - proxy[weight].float()).abs().max() > tolerance, weight
+
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (alone, shared)]
+    assert [summary.pop("processes") for summary in summaries] == [1, 2]
+    assert summaries[1] == pytest.approx(summaries[0], rel=1e-3)
+    points = [json.loads((path / "history.json").read_text()) for path in (alone, shared)]
+    assert len(points[0]) == 8
+    for own, other in zip(*points, strict=True):
+        assert other == pytest.approx(own, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_shared_training_that_is_stopped_goes_on_to_the_same_bytes(folder: Path) -> None:
+    whole, again = (json.loads((folder / f"dropout-{name}" / "summary.json").read_text()) for name in ("shared", "again"))
+    assert whole.pop("done") == list(range(1, 9))
+    assert again.pop("done") == list(range(shared_tuning.STOPPED_AT, 9))
+    assert whole == again
+    assert files(folder / "dropout-shared") == files(folder / "dropout-again")
+
+
+@pytest.mark.slow
+def test_processes_draw_masks_of_their_own(folder: Path) -> None:
+    """With the masks of the other, the second would leave no trace in the loss of equal rows."""
+    shared_tuning.tuned(folder, "dropout", "dropout-alone")
+    assert files(folder / "dropout-alone") != files(folder / "dropout-shared")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TuningJob:
+    """A job of its own folder."""
+    shared_tuning.write_models(tmp_path)
+    made = shared_tuning.job_of(tmp_path, "lora", "out")
+    return replace(made, settings=made.settings.model_copy(update={"epochs": 0.5}))
+
+
+@pytest.mark.slow
+def test_memory_that_fails_in_one_process_starts_the_job_again_with_less(
+    job: TuningJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning_launch, "MODULE", "greedy_process")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+    seen: list[tuple[int, int, Mapping[str, float]]] = []
+    summary = tune_job(job, lambda step, steps, point: seen.append((step, steps, point)), 2)
+    assert (summary["steps"], summary["processes"]) == (2, 2)
+    assert [(step, steps) for step, steps, _ in seen] == [(1, 2), (2, 2)]
+    assert [point["step"] for _, _, point in seen] == [1, 2]
+    assert summary["micro_batch_tokens"] < 100
+    assert "the memory does not suffice for 2 rows" in capsys.readouterr().out
+    assert (job.out / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_shared_training_that_diverges_fails_the_candidate(job: TuningJob) -> None:
+    settings = job.settings.model_copy(update={"learning_rate": 1e30, "epochs": 3})
+    with pytest.raises(CandidateError, match="loss is nan") as caught:
+        tune_job(replace(job, settings=settings), lambda step, steps, point: None, 2)
+    assert caught.value.status == "diverged"
+
+
+@pytest.mark.slow
+def test_a_proxy_that_cannot_be_loaded_is_named(job: TuningJob) -> None:
+    (job.proxy / "model.safetensors").unlink()
+    with pytest.raises(DamocError, match="has no .safetensors weights"):
+        tune_job(job, lambda step, steps, point: None, 2)
+
+
+def test_a_number_of_processes_is_taken_as_it_is() -> None:
+    assert [processes_of(setting) for setting in (None, 1, 3)] == [1, 1, 3]
+    assert processes_of("auto") >= 1
+
+
+@pytest.mark.parametrize("setting", [{"method": "qlora"}, {"lr_probe": [1e-4, 1e-3]}, {"processes": 0}])
+def test_what_processes_cannot_share_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="processes"):
+        TuningConfig(**{"processes": 2, **setting})
