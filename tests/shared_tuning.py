@@ -1,6 +1,6 @@
 """Tunings of a tiny random Llama, in this process or, run by torchrun, in each of several that share it.
 
-    torchrun --nproc-per-node 2 tests/shared_tuning.py FOLDER
+torchrun --nproc-per-node 2 tests/shared_tuning.py FOLDER
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ def main(folder: Path) -> None:
         processes.total(0.0)
     tuned(folder, "dropout", "dropout-stopped", processes, stop=True)
     tuned(folder, "dropout", "dropout-again", processes)
+    seeds = processes.collect(torch.initial_seed())
+    (folder / "seeds.json").write_text(json.dumps(seeds))
     processes.leave()
 
 

@@ -22,7 +22,7 @@ NAME = "fine_tune"
 PROBE = "probe_learning_rates"
 _VALIDATION_ROWS = 64
 _CODE = ("tuning", "models", "data/prompts.py", "stages/fine_tune.py", "stages/tuning_job.py")
-_UNDECIDING = {"timeout_minutes", "checkpoint_minutes", "lr_probe"}
+_UNDECIDING = {"timeout_minutes", "checkpoint_minutes", "lr_probe", "train_job"}
 """Settings that the outcome of a tuning does not depend on; the rate that a probe finds is in the learning rate."""
 
 
@@ -62,7 +62,7 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
         rate = probe(context, candidate_id, prepared, data, proxy).summary["learning_rate"]
         settings = settings.model_copy(update={"learning_rate": rate})
     seed = derive_seed(context.config.seed, NAME, candidate_id)
-    processes = processes_of(settings.processes)
+    processes = processes_of(settings)
     step = Step(
         NAME,
         {**settings.model_dump(exclude=_UNDECIDING), "processes": processes, "seed": seed},
@@ -92,7 +92,7 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
             out=folder,
         )
         with context.tracker.system_metrics(run):
-            summary = tune_job(job, on_step, processes)
+            summary = tune_job(job, on_step)
         context.tracker.set_tags(run, {"damoc.history": "live"})
         return summary
 

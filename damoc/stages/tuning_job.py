@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from damoc.config import TuningConfig
 from damoc.data.prompts import template_name
 from damoc.errors import CandidateError, DamocError, Problem
+from damoc.progress import new_lines
 from damoc.stages.rows import encode_rows, read_examples, write_json
 
 if TYPE_CHECKING:
@@ -135,6 +136,12 @@ def carry_out(job: TuningJob, on_step: OnStep, processes: OneProcess | None = No
         "valid_loss_before": outcome.valid_before,
         "valid_loss": outcome.history[-1].get("valid_loss"),
     }
+
+
+def report(lines: TextIO, on_step: OnStep) -> None:
+    """Passes on the steps that the first process has written down since."""
+    for step, steps, point in new_lines(lines):
+        on_step(step, steps, point)
 
 
 def read_summary(job: TuningJob) -> dict[str, Any]:

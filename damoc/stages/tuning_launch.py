@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from damoc.config import TuningConfig
 from damoc.errors import CandidateError
-from damoc.progress import new_lines
-from damoc.stages.tuning_job import FAILURES, JOB, MODULE, PROGRESS, TuningJob, carry_out, read_summary
+from damoc.stages.train_job import run_train_job
+from damoc.stages.tuning_job import FAILURES, JOB, MODULE, PROGRESS, TuningJob, carry_out, read_summary, report
 
 if TYPE_CHECKING:
     from damoc.tuning.loop import OnStep
@@ -25,22 +26,23 @@ Start = Callable[[TuningJob], None]
 """Starts the processes of a written job and returns when they have ended, however they did."""
 
 
-def processes_of(setting: int | str | None) -> int:
-    """Processes on this machine: ``auto`` is one a GPU, at least one."""
-    if setting == "auto":
+def processes_of(settings: TuningConfig) -> int:
+    """Processes that share a training; ``auto`` is one a GPU of this machine, at least one."""
+    if settings.train_job is not None:
+        return settings.train_job.nodes * max(1, settings.train_job.gpus)
+    if settings.processes == "auto":
         import torch
 
         return max(1, torch.cuda.device_count())
-    return int(setting or 1)
+    return settings.processes or 1
 
 
-def tune_job(job: TuningJob, on_step: OnStep, processes: int) -> dict[str, Any]:
-    """Carries a job out, in this process or in several of this machine.
+def tune_job(job: TuningJob, on_step: OnStep) -> dict[str, Any]:
+    """Carries a job out: in this process, in several of this machine, or in those of a TrainJob.
 
     Args:
         job: what to do.
         on_step: called in this process.
-        processes: how many.
 
     Returns:
         See :func:`damoc.stages.tuning_job.carry_out`.
@@ -48,10 +50,13 @@ def tune_job(job: TuningJob, on_step: OnStep, processes: int) -> dict[str, Any]:
     Raises:
         CandidateError: the tuning failed.
         DamocError: the proxy cannot be loaded.
+        InfrastructureError: the cluster does not answer or refuses.
     """
-    if processes == 1:
-        return carry_out(job, on_step)
-    return follow(job, lambda written: _torchrun(written, processes, on_step))
+    if (train_job := job.settings.train_job) is not None:
+        return follow(job, lambda written: run_train_job(written, train_job, on_step))
+    if (processes := processes_of(job.settings)) > 1:
+        return follow(job, lambda written: _torchrun(written, processes, on_step))
+    return carry_out(job, on_step)
 
 
 def follow(job: TuningJob, start: Start) -> dict[str, Any]:
@@ -77,11 +82,11 @@ def _torchrun(job: TuningJob, processes: int, on_step: OnStep) -> None:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             while child.poll() is None:
-                _report(lines, on_step)
+                report(lines, on_step)
                 if time.monotonic() > deadline:
                     raise CandidateError("timeout", f"no end after {job.settings.timeout_minutes:g} minutes")
                 time.sleep(_POLL_SECONDS)
-            _report(lines, on_step)
+            report(lines, on_step)
         finally:
             _stop(child)
     if child.returncode:
@@ -89,11 +94,6 @@ def _torchrun(job: TuningJob, processes: int, on_step: OnStep) -> None:
         print(said.decode("utf-8", "replace"), flush=True)
         if _KILLED in said and not any(job.folder.glob(FAILURES)):
             raise CandidateError("oom", "a process of the training was killed, most likely for lack of memory")
-
-
-def _report(lines: Any, on_step: OnStep) -> None:
-    for step, steps, point in new_lines(lines):
-        on_step(step, steps, point)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
