@@ -1,7 +1,7 @@
 """APPLY: a tuning over several machines, as a TrainJob of Kubeflow Trainer 2 (``trainer.kubeflow.org/v1alpha1``).
 
-The pods of the TrainJob run :mod:`damoc.stages.tuning_job` by torchrun, whose ``PET_*`` variables the operator sets. They
-and the pod of this stage meet on one volume, where the workspace lies: there stand the job, its progress and its result.
+Its pods run :mod:`damoc.stages.tuning_job` by torchrun, whose ``PET_*`` variables the operator sets. They and the pod
+of this stage meet on one volume, where the workspace lies: there stand the job, its progress and its result.
 """
 
 from __future__ import annotations
@@ -163,14 +163,8 @@ def _place(manifest: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 def _api() -> Any:
     """The cluster that this pod runs in, or that of the kubeconfig."""
-    try:
-        from kubernetes import client, config
-    except ImportError as error:
-        raise DamocError(
-            "a TrainJob is submitted with the Python client of Kubernetes, which is not installed",
-            "field tuning.train_job",
-            "pip install kubernetes",
-        ) from error
+    from kubernetes import client, config
+
     try:
         config.load_config()
     except config.ConfigException as error:

@@ -146,7 +146,10 @@ class ShardedProcesses(OneProcess):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        return dict[str, Any](get_model_state_dict(model, options=options))
+        weights = dict[str, Any](get_model_state_dict(model, options=options))
+        named = {name for name, _ in model.named_parameters()}  # without the second name of tied weights
+        tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - named
+        return {name: weight for name, weight in weights.items() if name not in tied}
 
     def leave(self) -> None:
         """Ends the group; not for a process that failed, which the others would wait for."""
