@@ -103,6 +103,7 @@ class BatchRunner:
             try:
                 with self._precision():
                     padded = pad_batch(rows, self._pad_id, self._device)
+                    del padded["attention_mask"]  # see answer_losses: padding stands where no token looks
                     loss: torch.Tensor = token_losses(self._model, padded).sum() * (weight / supervised)
                 if backward:
                     loss.backward()
