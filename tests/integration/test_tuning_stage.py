@@ -114,3 +114,21 @@ def test_a_tuning_that_is_stopped_goes_on_to_the_same_content(
     assert whole.key == resumed.key
     assert whole.content == resumed.content
     assert json.loads((whole.path() / "history.json").read_text())[0]["step"] == 1
+
+
+@pytest.mark.slow
+def test_processes_share_the_tuning_of_a_candidate(stage_run: StageRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, rows = changed(stage_run, "stage-shared", epochs=1, processes=2)
+    candidate = CandidateState.read(stage_run.proxy)
+    steps = [StepResult.read(rows), StepResult.read(rows), candidate.steps["compress_model"]]
+    alone = tune(changed(stage_run, "stage-alone", epochs=1)[0], candidate.candidate_id, *steps)
+
+    logged: list[float] = []
+    monkeypatch.setattr(context.tracker, "log_history", lambda run, points: logged.append(points[0]["step"]))
+    shared = tune(context, candidate.candidate_id, *steps)
+    assert shared.key != alone.key
+    assert (alone.summary["processes"], shared.summary["processes"]) == (1, 2)
+    assert logged == list(range(1, shared.summary["steps"] + 1))
+    assert shared.summary["valid_loss"] == pytest.approx(alone.summary["valid_loss"], rel=1e-3)
+    assert {path.name for path in shared.path().iterdir()} == {path.name for path in alone.path().iterdir()}
+    assert not list((Path(context.config.workspace) / "checkpoints" / NAME).rglob("job.json"))
