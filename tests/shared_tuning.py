@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from damoc.config import TuningConfig
 from damoc.data.example import Example
+from damoc.data.prompts import Encoded
 from damoc.models.load import load_tokenizer
 from damoc.stages.rows import write_examples
 from damoc.stages.tuning_job import TuningJob, carry_out
+from damoc.tuning.loop import train
+from damoc.tuning.methods import make_trainable
 from damoc.tuning.processes import OneProcess, ShardedProcesses
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -37,6 +40,16 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.5},
 }
 STOPPED_AT = 3
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 6},
+    "gemma3_text": {"sliding_window": 8, "head_dim": 6},
+    "phi3": {},
+    "gpt_neox": {},
+    "gpt2": {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "opt": {"ffn_dim": 40, "word_embed_proj_dim": 24, "dropout": 0.0},
+    "falcon": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
 
 
 class Stopped(Exception):
@@ -93,6 +106,32 @@ def tuned(folder: Path, name: str, out: str, processes: OneProcess | None = None
     return done
 
 
+def family_distances(processes: OneProcess) -> dict[str, float]:
+    """How far the weights of a shared training are from those of one process, per architecture and method."""
+    base = {"vocab_size": 90, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
+    base |= {"intermediate_size": 40, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    numbers = torch.Generator().manual_seed(1)
+    rows = [Encoded(tuple(torch.randint(3, 90, (5 + at % 7,), generator=numbers).tolist()), 2) for at in range(9)]
+    distances: dict[str, float] = {}
+    for name, changes in FAMILIES.items():
+        config = AutoConfig.for_model(name, **{**base, "bos_token_id": 1, "eos_token_id": 2, **changes})
+        for method in ("lora", "full"):
+            settings = TuningConfig(**{**BASE, "method": method, "learning_rate": 1e-3, "epochs": 1})
+            weights: list[dict[str, torch.Tensor]] = []
+            for sharing in (OneProcess(), processes):
+                torch.manual_seed(0)
+                model = AutoModelForCausalLM.from_config(config)
+                tuned = sharing.shard(make_trainable(model, settings), settings, 3)
+                train(tuned, rows, rows[:3], 0, settings, 3, lambda *step: None, None, sharing)
+                own = {key: value.detach() for key, value in tuned.named_parameters() if value.requires_grad}
+                weights.append(sharing.trained(tuned) or own)
+            if processes.rank == 0:
+                alone, shared = weights
+                assert alone.keys() == shared.keys()
+                distances[f"{name}-{method}"] = max(float((alone[key] - shared[key]).abs().max()) for key in alone)
+    return distances
+
+
 def main(folder: Path) -> None:
     """Every scenario in the processes that torchrun started, and one that is stopped and goes on."""
     processes = ShardedProcesses(timedelta(minutes=5))
@@ -106,7 +145,10 @@ def main(folder: Path) -> None:
     tuned(folder, "dropout", "dropout-stopped", processes, stop=True)
     tuned(folder, "dropout", "dropout-again", processes)
     seeds = processes.collect(torch.initial_seed())
-    (folder / "seeds.json").write_text(json.dumps(seeds))
+    distances = family_distances(processes)
+    if processes.rank == 0:
+        (folder / "seeds.json").write_text(json.dumps(seeds))
+        (folder / "families.json").write_text(json.dumps(distances))
     processes.leave()
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from damoc.config import TuningConfig
-from damoc.errors import CandidateError, DamocError
+from damoc.errors import CandidateError
 from damoc.stages import tuning_launch
 from damoc.stages.tuning_job import TuningJob
 from damoc.stages.tuning_launch import processes_of, tune_job
@@ -94,6 +94,13 @@ def test_processes_draw_masks_of_their_own(folder: Path) -> None:
     assert first != second
 
 
+@pytest.mark.slow
+def test_architectures_are_shared_to_the_same_weights(folder: Path) -> None:
+    distances = json.loads((folder / "families.json").read_text())
+    assert set(distances) == {f"{name}-{method}" for name in shared_tuning.FAMILIES for method in ("lora", "full")}
+    assert {name: distance for name, distance in distances.items() if not distance < 1e-5} == {}
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> TuningJob:
     """A job of its own folder."""
@@ -124,13 +131,6 @@ def test_a_shared_training_that_diverges_fails_the_candidate(job: TuningJob) -> 
     with pytest.raises(CandidateError, match="loss is nan") as caught:
         tune_job(replace(job, settings=settings), lambda step, steps, point: None)
     assert caught.value.status == "diverged"
-
-
-@pytest.mark.slow
-def test_a_proxy_that_cannot_be_loaded_is_named(job: TuningJob) -> None:
-    (job.proxy / "model.safetensors").unlink()
-    with pytest.raises(DamocError, match="has no .safetensors weights"):
-        tune_job(job, lambda step, steps, point: None)
 
 
 def test_a_number_of_processes_is_taken_as_it_is() -> None:
