@@ -22,4 +22,4 @@ def greedy(model: Any, padded: dict[str, torch.Tensor]) -> torch.Tensor:
 
 if __name__ == "__main__":
     gradients.token_losses = greedy
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

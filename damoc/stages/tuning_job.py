@@ -9,6 +9,7 @@ any (``failure-RANK.json``).
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -169,7 +170,7 @@ def read_summary(job: TuningJob) -> dict[str, Any]:
     return summary
 
 
-def main(path: Path) -> int:
+def main(path: Path) -> None:
     """One of the processes of a job."""
     from damoc.tuning.processes import ShardedProcesses
 
@@ -186,11 +187,11 @@ def main(path: Path) -> int:
     except Exception as error:
         traceback.print_exc()
         write_json(job.folder / FAILURES.replace("*", str(processes.rank)), {**_failure(error), "at": time.time()})
-        return 1
+        sys.stderr.flush()
+        os._exit(1)  # an orderly exit may wait for the others, which wait for this process
     if processes.rank == 0:
         write_json(job.folder / SUMMARY, summary)
     processes.leave()
-    return 0
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -208,4 +209,4 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))
