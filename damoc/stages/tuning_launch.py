@@ -69,7 +69,11 @@ def follow(job: TuningJob, start: Start) -> dict[str, Any]:
         try:
             return read_summary(job)
         except SmallerParts as error:
-            print(f"{error.reason.splitlines()[0]}; again with {error.micro_batch_tokens} tokens", flush=True)
+            print(
+                f"{error.reason.splitlines()[0]}; again with {error.micro_batch_tokens} tokens",
+                file=sys.stderr,
+                flush=True,
+            )
             job = replace(job, micro_batch_tokens=error.micro_batch_tokens)
 
 
@@ -91,7 +95,7 @@ def _torchrun(job: TuningJob, processes: int, on_step: OnStep) -> None:
             _stop(child)
     if child.returncode:
         said = log.read_bytes()[-_SHOWN_BYTES:]
-        print(said.decode("utf-8", "replace"), flush=True)
+        print(said.decode("utf-8", "replace"), file=sys.stderr, flush=True)
         if _KILLED in said and not any(job.folder.glob(FAILURES)):
             raise CandidateError("oom", "a process of the training was killed, most likely for lack of memory")
 

@@ -121,7 +121,7 @@ def test_memory_that_fails_in_one_process_starts_the_job_again_with_less(
     assert [(step, steps) for step, steps, _ in seen] == [(1, 2), (2, 2)]
     assert [point["step"] for _, _, point in seen] == [1, 2]
     assert summary["micro_batch_tokens"] < 100
-    assert "the memory does not suffice for 2 rows" in capsys.readouterr().out
+    assert "the memory does not suffice for 2 rows" in capsys.readouterr().err
     assert (job.out / "adapter" / "adapter_model.safetensors").is_file()
 
 
