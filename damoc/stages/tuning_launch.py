@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from damoc.config import TuningConfig
-from damoc.errors import CandidateError
+from damoc.errors import CandidateError, DamocError
 from damoc.stages.train_job import run_train_job
 from damoc.stages.tuning_job import FAILURES, JOB, MODULE, PROGRESS, TuningJob, carry_out, read_summary, report
 
@@ -27,14 +27,27 @@ Start = Callable[[TuningJob], None]
 
 
 def processes_of(settings: TuningConfig) -> int:
-    """Processes that share a training; ``auto`` is one a GPU of this machine, at least one."""
+    """Processes that share a training; ``auto`` is one a GPU of this machine, at least one.
+
+    Raises:
+        DamocError: there are GPUs, but not one for each process.
+    """
     if settings.train_job is not None:
         return settings.train_job.nodes * max(1, settings.train_job.gpus)
-    if settings.processes == "auto":
-        import torch
+    if settings.processes is None:
+        return 1
+    import torch
 
-        return max(1, torch.cuda.device_count())
-    return settings.processes or 1
+    gpus = torch.cuda.device_count()
+    if settings.processes == "auto":
+        return max(1, gpus)
+    if 0 < gpus < settings.processes:
+        raise DamocError(
+            f"{settings.processes} processes need a GPU each, and this machine has {gpus}",
+            "field tuning.processes",
+            "set it to auto",
+        )
+    return settings.processes
 
 
 def tune_job(job: TuningJob, on_step: OnStep) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from damoc.config import TuningConfig
-from damoc.errors import CandidateError
+from damoc.errors import CandidateError, DamocError
 from damoc.stages import tuning_launch
 from damoc.stages.tuning_job import TuningJob
 from damoc.stages.tuning_launch import processes_of, tune_job
@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(TESTS / "shared_tuning.py"), str(folder)]
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=300)
+    variables = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=variables, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return folder
 
@@ -133,9 +134,20 @@ def test_a_shared_training_that_diverges_fails_the_candidate(job: TuningJob) -> 
     assert caught.value.status == "diverged"
 
 
-def test_a_number_of_processes_is_taken_as_it_is() -> None:
-    assert [processes_of(TuningConfig(processes=setting)) for setting in (None, 1, 3)] == [1, 1, 3]
-    assert processes_of(TuningConfig(processes="auto")) >= 1
+@pytest.mark.parametrize(
+    ("setting", "gpus", "expected"), [(None, 4, 1), ("auto", 0, 1), ("auto", 4, 4), (3, 0, 3), (3, 4, 3)]
+)
+def test_processes_follow_the_config_and_the_gpus(
+    monkeypatch: pytest.MonkeyPatch, setting: Any, gpus: int, expected: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert processes_of(TuningConfig(processes=setting)) == expected
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(DamocError, match="3 processes need a GPU each, and this machine has 2"):
+        processes_of(TuningConfig(processes=3))
 
 
 @pytest.mark.parametrize("setting", [{"method": "qlora"}, {"lr_probe": [1e-4, 1e-3]}, {"processes": 0}])
