@@ -144,6 +144,11 @@ def main(folder: Path) -> None:
         processes.total(0.0)
     tuned(folder, "dropout", "dropout-stopped", processes, stop=True)
     tuned(folder, "dropout", "dropout-again", processes)
+    if processes.rank == 1:
+        (own,) = (folder / "dropout-kept").glob("step-*-1-*")
+        own.write_bytes(own.read_bytes()[:-1])
+    processes.total(0.0)
+    tuned(folder, "dropout", "dropout-damaged", processes)
     seeds = processes.collect(torch.initial_seed())
     distances = family_distances(processes)
     if processes.rank == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -93,10 +94,12 @@ def follow(job: TuningJob, start: Start) -> dict[str, Any]:
 def _torchrun(job: TuningJob, processes: int, on_step: OnStep) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", MODULE, str(job.folder / JOB)]
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes
+    variables = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads))}
     log = job.folder / LOG
     deadline = time.monotonic() + job.settings.timeout_minutes * 60 + _OVERTIME_SECONDS
     with log.open("wb") as output, (job.folder / PROGRESS).open(encoding="utf-8") as lines:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
         try:
             while child.poll() is None:
                 report(lines, on_step)

@@ -90,6 +90,13 @@ def test_a_shared_training_that_is_stopped_goes_on_to_the_same_bytes(folder: Pat
 
 
 @pytest.mark.slow
+def test_a_checkpoint_of_which_one_part_is_damaged_is_ignored_by_all(folder: Path) -> None:
+    summary = json.loads((folder / "dropout-damaged" / "summary.json").read_text())
+    assert summary["done"] == list(range(1, 9))
+    assert files(folder / "dropout-shared") == files(folder / "dropout-damaged")
+
+
+@pytest.mark.slow
 def test_processes_draw_masks_of_their_own(folder: Path) -> None:
     first, second = json.loads((folder / "seeds.json").read_text())
     assert first != second
@@ -132,6 +139,31 @@ def test_a_shared_training_that_diverges_fails_the_candidate(job: TuningJob) -> 
     with pytest.raises(CandidateError, match="loss is nan") as caught:
         tune_job(replace(job, settings=settings), lambda step, steps, point: None)
     assert caught.value.status == "diverged"
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_counts_as_out_of_memory(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_launch, "MODULE", "killed_process")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+    with pytest.raises(CandidateError, match="was killed, most likely for lack of memory") as caught:
+        tune_job(job, lambda step, steps, point: None)
+    assert caught.value.status == "oom"
+
+
+def test_processes_that_do_not_come_to_an_end_are_stopped(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def watched(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    monkeypatch.setattr(tuning_launch, "_OVERTIME_SECONDS", -1e6)
+    with pytest.raises(CandidateError, match="no end after") as caught:
+        tune_job(job, lambda step, steps, point: None)
+    assert caught.value.status == "timeout"
+    assert started[0].poll() is not None
 
 
 @pytest.mark.parametrize(
