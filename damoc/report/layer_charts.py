@@ -1,0 +1,173 @@
+"""Layers as inline SVG: importance across candidates, a candidate's plan, and how close blocks are in angle."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from damoc.report import text
+from damoc.report.heat import HeatScale
+from damoc.report.layer_states import LayerState, layer_states, ranges, runs
+from damoc.report.svg import LEFT, RIGHT, WIDTH, Scale, grid, label_at, number, round_scale, svg, tag
+from damoc.selection.record import CandidateRecord
+
+_BARS, _TOP = 128, 8
+_INDEX = _BARS + 15
+_STRIP, _CELL = _BARS + 23, 13
+_HEIGHT = _STRIP + _CELL + 15
+_MOST_LABELS = 12
+_BLOCKS = 118
+
+
+def importance_scale(candidates: Sequence[CandidateRecord]) -> HeatScale:
+    """The logarithmic scale that all heat strips share: Block Influence spans orders of magnitude."""
+    values = [layer.importance for item in candidates for layer in layer_states(item)]
+    return HeatScale.around([value for value in values if value is not None], logarithmic=True)
+
+
+def heat_strip(candidate: CandidateRecord, scale: HeatScale) -> Markup:
+    """A row of the heat map: a cell a layer over the whole width; a bar under each removed one."""
+    layers = layer_states(candidate)
+    pitch = 100 / len(layers)
+    parts = []
+    for layer in layers:
+        x, width = f"{layer.index * pitch:.3f}%", f"{pitch:.3f}%"
+        level = None if layer.importance is None else scale.level(layer.importance)
+        kind = "unknown" if level is None else f"h{level}"
+        cell = [tag("title", _title(layer)), tag("rect", class_=f"cell {kind}", x=x, width=width, height=20)]
+        if layer.state == "removed":
+            cell.append(tag("rect", class_="gone", x=x, y=22, width=width, height=5))
+        parts.append(tag("g", Markup("").join(cell)))
+    return svg(f"Layer importance of {candidate.candidate_id}; {_removed(layers)}", parts, "heat", height=27)
+
+
+def layer_plan(candidate: CandidateRecord) -> Markup:
+    """Importance of each layer as a bar, and below it what became of the layer; arrows lead to what absorbed it."""
+    layers = layer_states(candidate)
+    values = [layer.importance or 0.0 for layer in layers]
+    heights = round_scale(min(0.0, *values), max(0.0, *values), _BARS, _TOP)
+    pitch = (WIDTH - LEFT - RIGHT) / len(layers)
+    parts = grid(heights)
+    every = math.ceil(len(layers) / _MOST_LABELS)
+    for layer in layers:
+        parts.append(_layer(layer, LEFT + layer.index * pitch, pitch, heights))
+        if layer.index % every == 0:
+            parts.append(label_at(str(layer.index), LEFT + (layer.index + 0.5) * pitch, _INDEX, "middle"))
+    parts += [_bracket(layer, pitch) for layer in layers if layer.absorbed]
+    parts.append(label_at("plan", LEFT - 6, _STRIP + _CELL - 3, "end"))
+    summary = f"Layer importance and plan of {candidate.candidate_id}; {_removed(layers)}"
+    return svg(summary, parts, "panel", viewBox=f"0 0 {WIDTH} {_HEIGHT}")
+
+
+def block_scale(candidates: Sequence[CandidateRecord]) -> HeatScale:
+    """The scale that all block maps share."""
+    return HeatScale.around(
+        value for item in candidates for row in _shown(item) for value in row if value is not None
+    )  # fmt: skip
+
+
+def block_map(candidate: CandidateRecord, scale: HeatScale) -> Markup:
+    """Angle of every block of up to half of the layers: its first layer to the right, its length downwards."""
+    rows = _shown(candidate)
+    longest, total = max(len(row) for row in rows), len(rows)
+    across = Scale(0, total, LEFT, WIDTH - RIGHT)
+    down = Scale(0, longest, _TOP, _TOP + _BLOCKS)
+    levels: defaultdict[int, list[str]] = defaultdict(list)
+    for length in range(longest):
+        start = 0
+        found = [None if length >= len(row) else scale.level(row[length]) for row in rows]
+        while start < total:
+            stop = start + 1
+            while stop < total and found[stop] == found[start]:
+                stop += 1
+            if (level := found[start]) is not None:
+                left, width = across(start), across(stop) - across(start)
+                height = down(length + 1) - down(length)
+                levels[level].append(f"M{left:.1f} {down(length):.1f}h{width:.1f}v{height:.1f}h{-width:.1f}z")
+            start = stop
+    parts = [tag("path", class_=f"h{level}", d="".join(paths)) for level, paths in sorted(levels.items())]
+    parts += _block_axes(across, down)
+    for first, last in runs([layer.index for layer in layer_states(candidate) if layer.state == "removed"]):
+        if last - first < longest:
+            parts.append(
+                tag(
+                    "rect",
+                    tag("title", f"removed: {ranges(range(first, last + 1))}"),
+                    class_="taken",
+                    x=number(across(first)),
+                    y=number(down(last - first)),
+                    width=number(max(across(1) - across(0), 3.0)),
+                    height=number(max(down(1) - down(0), 3.0)),
+                )
+            )
+    summary = f"Angular distance of blocks of {candidate.candidate_id} by first layer and length"
+    return svg(summary, parts, "panel blocks", viewBox=f"0 0 {WIDTH} {_TOP + _BLOCKS + 20}")
+
+
+def closest_blocks(candidate: CandidateRecord) -> list[tuple[int, str, float]]:
+    """Length, layers and distance of the closest block of each length shown."""
+    rows = _shown(candidate)
+    found = []
+    for length in range(max((len(row) for row in rows), default=0)):
+        distance, first = min((row[length], first) for first, row in enumerate(rows) if length < len(row))
+        found.append((length + 1, ranges(range(first, first + length + 1)), distance))
+    return found
+
+
+def _shown(candidate: CandidateRecord) -> list[Sequence[float]]:
+    """Distances by first layer and length, of blocks of up to half of the layers."""
+    distances = candidate.layer_evidence.distances
+    longest = math.ceil(len(distances) / 2)
+    return [row[:longest] for row in distances]
+
+
+def _block_axes(across: Scale, down: Scale) -> list[Markup]:
+    total, longest = int(across.high), int(down.high)
+    foot = down.end + 14
+    parts = [
+        label_at(str(length), LEFT - 6, down(length - 0.5) + 3.5, "end")
+        for length in range(1, longest + 1, math.ceil(longest / 6))
+    ]
+    every = math.ceil(total / _MOST_LABELS)
+    return parts + [label_at(str(at), across(at + 0.5), foot, "middle") for at in range(0, total, every)]
+
+
+def _layer(layer: LayerState, x: float, pitch: float, heights: Scale) -> Markup:
+    """Bar and plan cell of a layer, under one title."""
+    value = layer.importance or 0.0
+    top, foot = heights(max(value, 0.0)), heights(min(value, 0.0))
+    state = layer.state.replace(" ", "-")
+    left, width = number(x + pitch * 0.12), number(pitch * 0.76)
+    shape = {"x": left, "width": width, "rx": 1.2}
+    gone = layer.state == "removed"
+    parts = [
+        tag("title", _title(layer)),
+        tag("rect", class_=state, y=number(top), height=number(max(foot - top, 1.0)), **shape),
+        tag("rect", class_=f"plan {state}", y=_STRIP + 3 * gone, height=_CELL - 6 * gone, **shape),
+    ]
+    if layer.protected:
+        parts.append(tag("rect", class_="protected", x=left, y=_STRIP - 4, width=width, height=2.2))
+    return tag("g", Markup("").join(parts))
+
+
+def _bracket(anchor: LayerState, pitch: float) -> Markup:
+    """From the layers that went to the one that absorbed them."""
+    high, low = _STRIP + _CELL + 2, _STRIP + _CELL + 9
+    to, *others = (LEFT + (index + 0.5) * pitch for index in (anchor.index, *anchor.absorbed))
+    stems = "".join(f"M{x:.1f} {high}V{low}" for x in others)
+    reach = f"M{min(to, *others):.1f} {low}H{max(to, *others):.1f}"
+    head = f"M{to:.1f} {low}V{high}m-2.5 3.5l2.5 -3.5l2.5 3.5"
+    return tag("path", class_="merged", d=f"{stems}{reach}{head}")
+
+
+def _title(layer: LayerState) -> str:
+    value = "not measured" if layer.importance is None else f"{layer.importance:.4f}"
+    return f"layer {layer.index}: {value}, {layer.words}"
+
+
+def _removed(layers: Sequence[LayerState]) -> str:
+    removed = ranges([layer.index for layer in layers if layer.state == "removed"])
+    return f"removed layers: {removed or 'none'}"
