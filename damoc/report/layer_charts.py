@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from damoc.report import text
 from damoc.report.heat import HeatScale
 from damoc.report.layer_states import LayerState, layer_states, ranges, runs
 from damoc.report.svg import LEFT, RIGHT, WIDTH, Scale, grid, label_at, number, round_scale, svg, tag
@@ -59,14 +58,12 @@ def layer_plan(candidate: CandidateRecord) -> Markup:
     parts += [_bracket(layer, pitch) for layer in layers if layer.absorbed]
     parts.append(label_at("plan", LEFT - 6, _STRIP + _CELL - 3, "end"))
     summary = f"Layer importance and plan of {candidate.candidate_id}; {_removed(layers)}"
-    return svg(summary, parts, "panel", viewBox=f"0 0 {WIDTH} {_HEIGHT}")
+    return svg(summary, parts, "panel", viewBox=f"0 0 {WIDTH} {_HEIGHT}", stroke_width=_edge(pitch))
 
 
 def block_scale(candidates: Sequence[CandidateRecord]) -> HeatScale:
     """The scale that all block maps share."""
-    return HeatScale.around(
-        value for item in candidates for row in _shown(item) for value in row if value is not None
-    )  # fmt: skip
+    return HeatScale.around(value for item in candidates for row in _shown(item) for value in row)
 
 
 def block_map(candidate: CandidateRecord, scale: HeatScale) -> Markup:
@@ -140,17 +137,25 @@ def _layer(layer: LayerState, x: float, pitch: float, heights: Scale) -> Markup:
     value = layer.importance or 0.0
     top, foot = heights(max(value, 0.0)), heights(min(value, 0.0))
     state = layer.state.replace(" ", "-")
-    left, width = number(x + pitch * 0.12), number(pitch * 0.76)
-    shape = {"x": left, "width": width, "rx": 1.2}
-    gone = layer.state == "removed"
+    inset = 3 if layer.state == "removed" else 0
+
+    def block(kind: str, y: float, height: float) -> Markup:
+        left, width = f"{x + 0.12 * pitch:.2f}", f"{0.76 * pitch:.2f}"
+        return tag("rect", class_=kind, x=left, y=number(y), width=width, height=number(height), rx=_edge(pitch))
+
     parts = [
         tag("title", _title(layer)),
-        tag("rect", class_=state, y=number(top), height=number(max(foot - top, 1.0)), **shape),
-        tag("rect", class_=f"plan {state}", y=_STRIP + 3 * gone, height=_CELL - 6 * gone, **shape),
+        block(state, top, max(foot - top, 1.0)),
+        block(f"plan {state}", _STRIP + inset, _CELL - 2 * inset),
     ]
     if layer.protected:
-        parts.append(tag("rect", class_="protected", x=left, y=_STRIP - 4, width=width, height=2.2))
+        parts.append(block("protected", _STRIP - 4, 2.2))
     return tag("g", Markup("").join(parts))
+
+
+def _edge(pitch: float) -> str:
+    """Width of outlines and radius of corners: finer where the layers stand close."""
+    return number(min(1.0, 0.12 * pitch))
 
 
 def _bracket(anchor: LayerState, pitch: float) -> Markup:

@@ -57,7 +57,8 @@ def compressed_layers(record: SelectionRecord, candidate: CandidateRecord) -> Co
     """
     layers = layer_states(candidate)
     merge = candidate.merge
-    losses = merge.get("losses") or {}
+    tried = merge.get("losses") or {}
+    losses = tried if len(tried) > 1 else {}
     return CompressedLayers(
         candidate_id=candidate.candidate_id,
         winner=candidate.candidate_id == record.winner,

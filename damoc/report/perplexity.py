@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -12,41 +14,42 @@ from damoc.report.svg import Scale, svg, tag
 from damoc.report.table import ranked
 from damoc.selection.record import CandidateRecord, SelectionRecord
 
-STATES = (
-    ("calibration", "original", "Original"),
-    ("calibration", "pruned", "Pruned"),
-    ("calibration", "merged", "Merged"),
-    ("validation", "untuned", "Untuned proxy"),
-    ("validation", "tuned", "Tuned proxy"),
-)
-"""Rows, state, and how the report calls it, in the order of the work."""
+STATES = {
+    "calibration": {"original": "Original", "pruned": "Pruned", "merged": "Merged", "tuned": "Tuned"},
+    "validation": {"untuned": "Untuned proxy", "tuned": "Tuned proxy"},
+}
+"""By rows, the states in the order of the work, and what the report calls them."""
 
-_LANES = {"calibration": 10, "validation": 26}
-_HEIGHT, _R = 36, 4.5
+_HEIGHT, _MIDDLE, _R = 24, 12, 4.5
 
 
 @dataclass(frozen=True)
-class PerplexityRow:
-    """A candidate's perplexities.
+class PerplexityGroup:
+    """What one set of rows says of all candidates.
 
     Args:
-        candidate: whose.
-        cells: label and value, in the order of :data:`STATES`.
-        chart: the same as marks on the shared axis.
+        rows: ``calibration`` or ``validation``.
+        heads: name of each state that some candidate was measured in.
+        low: factor at the left end of the axis that the charts share.
+        high: factor at its right end.
+        cells: by candidate id, the perplexity in each state, as it is written.
+        charts: by candidate id, the factors to the first state; empty where it was not measured.
     """
 
-    candidate: CandidateRecord
-    cells: list[tuple[str, str]]
-    chart: Markup
+    rows: str
+    heads: list[str]
+    low: str
+    high: str
+    cells: dict[str, list[str]]
+    charts: dict[str, Markup]
 
 
 @dataclass(frozen=True)
 class Perplexities:
-    """The table, and the ends of the axis that its charts share."""
+    """The candidates with a loss, best first, and what is known of them."""
 
-    rows: list[PerplexityRow]
-    low: str
-    high: str
+    candidates: list[CandidateRecord]
+    groups: list[PerplexityGroup]
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -57,50 +60,73 @@ def perplexity(loss: float | None) -> float | None:
 
 
 def perplexities(record: SelectionRecord) -> Perplexities | None:
-    """The table of all candidates with a loss, best first; None when there is none."""
+    """The table of all candidates with a loss; None when there is none."""
     candidates = [item for item in ranked(record) if any(item.losses.values())]
-    known = [loss for item in candidates for own in item.losses.values() for loss in own.values() if _fits(loss)]
-    if not known:
-        return None
-    low, high = min(known), max(known)
-    scale = Scale(low, high, 4, 96) if high > low else Scale(low - 0.5, high + 0.5, 4, 96)
-    rows = [PerplexityRow(item, [_cell(item, *state) for state in STATES], _chart(item, scale)) for item in candidates]
-    return Perplexities(rows, text.perplexity(perplexity(scale.low)), text.perplexity(perplexity(scale.high)))
+    groups = [_group(candidates, rows) for rows in STATES if any(item.losses.get(rows) for item in candidates)]
+    return Perplexities(candidates, groups) if groups else None
 
 
-def _cell(candidate: CandidateRecord, rows: str, state: str, name: str) -> tuple[str, str]:
-    loss = candidate.losses.get(rows, {}).get(state)
-    label = f"{name}, {rows} rows"
-    if loss is not None or rows not in candidate.losses:
-        return label, text.perplexity(perplexity(loss))
+def factors(candidate: CandidateRecord, rows: str) -> list[tuple[str, float]]:
+    """States that a candidate was measured in, with the logarithm of the perplexity over that of the first of all.
+
+    Args:
+        candidate: the candidate.
+        rows: a key of :data:`STATES`; without a finite loss in its first state there are none.
+    """
+    losses = candidate.losses.get(rows, {})
+    start = losses.get(next(iter(STATES[rows])), math.nan)
+    found = [(state, losses[state] - start) for state in STATES[rows] if state in losses]
+    return [(state, factor) for state, factor in found if math.isfinite(factor)]
+
+
+def _group(candidates: Sequence[CandidateRecord], rows: str) -> PerplexityGroup:
+    shown = [state for state in STATES[rows] if any(state in item.losses.get(rows, {}) for item in candidates)]
+    points = {item.candidate_id: factors(item, rows) for item in candidates}
+    reached = [0.0, *(factor for own in points.values() for _, factor in own)]
+    scale = Scale(min(reached), max(reached), 6, 94)
+    return PerplexityGroup(
+        rows=rows,
+        heads=[STATES[rows][state] for state in shown],
+        low=_times(scale.low),
+        high=_times(scale.high),
+        cells={item.candidate_id: [_cell(item, rows, state) for state in shown] for item in candidates},
+        charts={item.candidate_id: _chart(item, rows, points[item.candidate_id], scale) for item in candidates},
+    )
+
+
+def _cell(candidate: CandidateRecord, rows: str, state: str) -> str:
+    losses = candidate.losses.get(rows, {})
+    if state in losses or not losses:
+        return text.perplexity(perplexity(losses.get(state)))
     if state == "pruned" and len(candidate.kept_layers) == len(candidate.importance):
-        return label, "nothing removed"
-    return label, "not merged" if state == "merged" else text.ABSENT
+        return "nothing removed"
+    return "not merged" if state == "merged" else text.ABSENT
 
 
-def _chart(candidate: CandidateRecord, scale: Scale) -> Markup:
-    """Marks of five shapes on two lanes, those of the same rows joined; equal distances are equal factors."""
-    parts, words = [], []
-    for lane, y in _LANES.items():
-        own = candidate.losses.get(lane, {})
-        points = [(state, scale(own[state])) for rows, state, _ in STATES if rows == lane and _fits(own.get(state))]
-        parts += [
-            tag("line", class_=f"way {lane}", x1=f"{start:.2f}%", x2=f"{end:.2f}%", y1=y, y2=y)
-            for (_, start), (_, end) in zip(points, points[1:], strict=False)
-        ]
-        parts += [_mark(state, x, y) for state, x in points]
-        words += [f"{state} {text.perplexity(perplexity(own[state]))} on {lane} rows" for state, _ in points]
-    name = f"Perplexity of {candidate.candidate_id}: {', '.join(words)}"
-    return svg(name, parts, "ways", width="100%", height=_HEIGHT)
+def _chart(candidate: CandidateRecord, rows: str, points: Sequence[tuple[str, float]], scale: Scale) -> Markup:
+    """Joined marks, a shape a state; equal distances are equal factors, and a line stands at the factor 1."""
+    if not points:
+        return Markup("")
+    one = f"{scale(0.0):.2f}%"
+    parts = [tag("line", class_="one", x1=one, x2=one, y1=0, y2=_HEIGHT)]
+    for (_, start), (_, end) in pairwise(points):
+        x1, x2 = (f"{scale(factor):.2f}%" for factor in (start, end))
+        parts.append(tag("line", class_="way", x1=x1, x2=x2, y1=_MIDDLE, y2=_MIDDLE))
+    parts += [_mark(state, f"{scale(factor):.2f}%") for state, factor in points]
+    words = ", ".join(f"{state} {_times(factor)}" for state, factor in points)
+    return svg(
+        f"Perplexity of {candidate.candidate_id} on {rows} rows: {words}", parts, "ways", width="100%", height=_HEIGHT
+    )
 
 
-def _mark(state: str, x: float, y: float) -> Markup:
-    """A shape a state; square ones are drawn in a nested picture, whose corner may stand at a share of the width."""
-    if state in ("original", "untuned", "tuned"):
-        return tag("circle", class_=f"mark-{state}", cx=f"{x:.2f}%", cy=y, r=_R)
-    shape = f"M0 {-_R - 1}L{_R + 1} 0L0 {_R + 1}L{-_R - 1} 0z" if state == "pruned" else f"M{-_R} {-_R}h{2 * _R}v{2 * _R}h{-2 * _R}z"
-    return tag("svg", tag("path", class_=f"mark-{state}", d=shape), x=f"{x:.2f}%", y=y, width=1, height=1)
+def _mark(state: str, x: str) -> Markup:
+    """A shape a state; a path is drawn in a nested picture, whose corner may stand at a share of the width."""
+    if state not in ("pruned", "merged"):
+        return tag("circle", class_=f"mark-{state}", cx=x, cy=_MIDDLE, r=_R)
+    outline = f"M0 {-_R - 1}l{_R + 1} {_R + 1}l{-_R - 1} {_R + 1}l{-_R - 1} {-_R - 1}z"
+    shape = outline if state == "pruned" else f"M{-_R} {-_R}h{2 * _R}v{2 * _R}h{-2 * _R}z"
+    return tag("svg", tag("path", class_=f"mark-{state}", d=shape), x=x, y=_MIDDLE, width=1, height=1)
 
 
-def _fits(loss: float | None) -> bool:
-    return loss is not None and math.isfinite(perplexity(loss) or math.nan)
+def _times(factor: float) -> str:
+    return f"×{math.exp(min(factor, 700.0)):.3g}"

@@ -154,7 +154,7 @@ class CandidateRecord:
         layer_evidence: what the choice of layers was made from.
         merge: ``scale``, ``accepted`` and calibration ``losses`` by scale (nats per token).
         losses: mean nats per answer token, by rows and state. ``calibration`` (the training rows that the layers were
-            chosen by): ``original``, ``pruned`` where layers went, ``merged`` where a merge was accepted.
+            chosen by): ``original``, ``pruned`` where layers went, ``merged`` where a merge was accepted, ``tuned``.
             ``validation`` (held-out rows, watched while tuning): ``untuned`` and ``tuned`` proxy.
         parameters: ``original``, ``proxy`` and ``trainable`` counts.
         history: per logged step ``step``, ``epoch``, ``train_loss``, ``learning_rate`` and, where measured,

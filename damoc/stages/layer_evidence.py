@@ -54,6 +54,7 @@ def loss_table(compression: Mapping[str, Any], tuned: StepResult | None) -> dict
             "original": losses["original"],
             "pruned": losses["pruned"] if compression["plan"]["remove"] else None,
             "merged": losses["merged"] if compression["merge"]["accepted"] else None,
+            "tuned": tuned.summary.get("calibration_loss") if tuned else None,
         }
     if tuned is not None:
         before, after = (tuned.summary.get(name) for name in ("valid_loss_before", "valid_loss"))
