@@ -17,7 +17,7 @@ from damoc.report.data_sections import data_content
 from damoc.report.layers import block_maps, compressed_layers, heat_map
 from damoc.report.perplexity import perplexities
 from damoc.report.scores import conditions, metric_scores, task_words
-from damoc.report.table import ranked, ranking_rows
+from damoc.report.table import few_shot_name, ranked, ranking_rows
 from damoc.selection.record import CandidateRecord, SelectionRecord, StageCost
 
 _TEMPLATE = "report.html.j2"
@@ -79,6 +79,7 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
         "axis": (text.score(scale.low), text.score(scale.high)) if scale else None,
         "direction": "higher is better" if record.higher_is_better else "lower is better",
         "task": task_words(record),
+        "few_shot": few_shot_name(record),
         "conditions": conditions(record),
         "metric_scores": metric_scores(record),
         "slope": charts.slope(record),

@@ -168,11 +168,15 @@ def _plan(candidate: CandidateRecord, layers: Sequence[LayerState]) -> list[tupl
 
 def _verdict(candidate: CandidateRecord, removed: bool) -> str:
     merge = candidate.merge
+    losses = {float(scale): loss for scale, loss in (merge.get("losses") or {}).items() if loss is not None}
+    plain = losses.pop(0.0, math.inf)
     if not removed:
         return "No layer was removed, so there was nothing to merge."
-    if len(merge.get("losses") or {}) < 2:
+    if not losses:
         return "Removed layers were not merged back: no merge was tried."
     name = _METHODS.get(str(merge.get("method")), "Sparse merge")
     if merge.get("accepted"):
         return f"{name} accepted at scale {text.fact(merge.get('scale'))}: it lowered the calibration loss."
+    if min(losses.values()) < plain:
+        return f"{name} not accepted: it lowered the calibration loss by less than merge.min_gain asks for."
     return f"{name} not accepted: plain removal was better on the calibration rows."

@@ -79,6 +79,11 @@ def factors(candidate: CandidateRecord, rows: str) -> list[tuple[str, float]]:
     return [(state, factor) for state, factor in found if math.isfinite(factor)]
 
 
+def times(factor: float) -> str:
+    """A factor, from its logarithm: ``×1.27``."""
+    return f"×{math.exp(min(factor, 700.0)):.3g}"
+
+
 def _group(candidates: Sequence[CandidateRecord], rows: str) -> PerplexityGroup:
     shown = [state for state in STATES[rows] if any(state in item.losses.get(rows, {}) for item in candidates)]
     points = {item.candidate_id: factors(item, rows) for item in candidates}
@@ -87,8 +92,8 @@ def _group(candidates: Sequence[CandidateRecord], rows: str) -> PerplexityGroup:
     return PerplexityGroup(
         rows=rows,
         heads=[STATES[rows][state] for state in shown],
-        low=_times(scale.low),
-        high=_times(scale.high),
+        low=times(scale.low),
+        high=times(scale.high),
         cells={item.candidate_id: [_cell(item, rows, state) for state in shown] for item in candidates},
         charts={item.candidate_id: _chart(item, rows, points[item.candidate_id], scale) for item in candidates},
     )
@@ -113,7 +118,7 @@ def _chart(candidate: CandidateRecord, rows: str, points: Sequence[tuple[str, fl
         x1, x2 = (f"{scale(factor):.2f}%" for factor in (start, end))
         parts.append(tag("line", class_="way", x1=x1, x2=x2, y1=_MIDDLE, y2=_MIDDLE))
     parts += [_mark(state, f"{scale(factor):.2f}%") for state, factor in points]
-    words = ", ".join(f"{state} {_times(factor)}" for state, factor in points)
+    words = ", ".join(f"{state} {times(factor)}" for state, factor in points)
     return svg(
         f"Perplexity of {candidate.candidate_id} on {rows} rows: {words}", parts, "ways", width="100%", height=_HEIGHT
     )
@@ -126,7 +131,3 @@ def _mark(state: str, x: str) -> Markup:
     outline = f"M0 {-_R - 1}l{_R + 1} {_R + 1}l{-_R - 1} {_R + 1}l{-_R - 1} {-_R - 1}z"
     shape = outline if state == "pruned" else f"M{-_R} {-_R}h{2 * _R}v{2 * _R}h{-2 * _R}z"
     return tag("svg", tag("path", class_=f"mark-{state}", d=shape), x=x, y=_MIDDLE, width=1, height=1)
-
-
-def _times(factor: float) -> str:
-    return f"×{math.exp(min(factor, 700.0)):.3g}"

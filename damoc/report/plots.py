@@ -12,7 +12,7 @@ from damoc.report import text
 from damoc.report.histogram import drawable, totals
 from damoc.report.layer_charts import importance_scale
 from damoc.report.layer_states import layer_states
-from damoc.report.perplexity import STATES, factors
+from damoc.report.perplexity import STATES, factors, times
 from damoc.report.table import ranked
 from damoc.selection.record import CandidateRecord, Distribution, SelectionRecord
 
@@ -139,21 +139,22 @@ def _perplexity(candidates: Sequence[CandidateRecord]) -> Figure | None:
     for axes, rows in zip(panels, groups, strict=True):
         points = [factors(item, rows) for item in candidates]
         for place, own in enumerate(points):
-            axes.plot([math.exp(factor) for _, factor in own], [place] * len(own), color=_RULE, linewidth=2)
+            axes.plot([factor for _, factor in own], [place] * len(own), color=_SOFT, linewidth=1.2, zorder=2)
         for state, name in STATES[rows].items():
-            marked = [
-                (math.exp(factor), place) for place, own in enumerate(points) for key, factor in own if key == state
-            ]
+            marked = [(factor, place) for place, own in enumerate(points) for key, factor in own if key == state]
             if marked:
-                axes.scatter(*zip(*marked, strict=True), marker=_MARKS[state][0], color=_MARKS[state][1], label=name)
-        axes.set_xscale("log")
+                marker, colour = _MARKS[state]
+                axes.scatter(*zip(*marked, strict=True), marker=marker, color=colour, label=name, zorder=3)
+        reached = {0.0, *(factor for own in points for _, factor in own)}
+        ticks = sorted({min(reached), 0.0, max(reached)})
+        axes.set_xticks(ticks, [times(tick) for tick in ticks])
         axes.set_title(f"{rows} rows", fontsize=9, loc="left")
         axes.set_ylim(len(candidates) - 0.5, -0.5)
         axes.set_yticks(range(len(candidates)))
         names = [_name(item) if axes is panels[0] else "" for item in candidates]
         axes.set_yticklabels(names, parse_math=False)
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.16), ncols=4)
-    figure.supxlabel("perplexity as a factor of the first state", fontsize=9)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=4)
+    figure.supxlabel("perplexity as a factor of the first state, logarithmic", fontsize=9)
     return figure
 
 

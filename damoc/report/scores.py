@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from damoc.report import text
-from damoc.report.table import ranked
+from damoc.report.table import few_shot_name, ranked
 from damoc.selection.record import CandidateRecord, SelectionRecord
 
 
@@ -35,8 +35,7 @@ class MetricScores:
 
 def conditions(record: SelectionRecord) -> list[str]:
     """How the candidates were measured, as column heads."""
-    few = f"{record.evaluation.get('shots') or 'few'}-shot"
-    shown = [few] if any(item.few_shot for item in record.candidates) else []
+    shown = [few_shot_name(record)] if any(item.few_shot for item in record.candidates) else []
     return ["zero-shot", *shown, "tuned proxy"]
 
 
