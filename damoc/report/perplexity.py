@@ -52,10 +52,8 @@ class Perplexities:
     groups: list[PerplexityGroup]
 
 
-def perplexity(loss: float | None) -> float | None:
-    """Perplexity of a mean loss in nats per token; None where there is none, infinite beyond floats."""
-    if loss is None:
-        return None
+def perplexity(loss: float) -> float:
+    """Perplexity of a mean loss in nats per token; infinite where floats end."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
@@ -102,7 +100,7 @@ def _group(candidates: Sequence[CandidateRecord], rows: str) -> PerplexityGroup:
 def _cell(candidate: CandidateRecord, rows: str, state: str) -> str:
     losses = candidate.losses.get(rows, {})
     if state in losses or not losses:
-        return text.perplexity(perplexity(losses.get(state)))
+        return text.perplexity(perplexity(losses[state])) if losses else text.ABSENT
     if state == "pruned" and len(candidate.kept_layers) == len(candidate.importance):
         return "nothing removed"
     return "not merged" if state == "merged" else text.ABSENT

@@ -103,7 +103,7 @@ def make_record(
     enough = len(standings) >= MIN_FINISHED
     records = [_candidate(context, state, rankings) for state in states]
     order = [candidate.id for candidate in config.candidates]
-    records.sort(key=lambda item: (item.rank or len(records) + 1, order.index(item.candidate_id)))
+    records.sort(key=lambda item: (item.rank is None, item.rank or 0, order.index(item.candidate_id)))
     shared = (prepared, filtered, data, ranking)
     evidence = _evidence(shared, states)
     return SelectionRecord(

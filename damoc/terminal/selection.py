@@ -187,7 +187,7 @@ def _columns(rows: Sequence[RankingRow], few_shot: str, name: int) -> list[_Colu
 
 _WIDEST, _ENDLESS = 100, 1000
 """Characters that the ranking takes at most, and a width in which nothing is cut."""
-_SHORT_NAME, _LONG_NAME, _NUMBERS = 16, 40, 36
+_SHORT_NAME, _LONG_NAME, _NUMBERS = 16, 28, 36
 """Characters that a candidate's name keeps, and those that go to the numbers before it keeps more."""
 
 
