@@ -56,6 +56,7 @@ def export_selection(selection: Selection, out: Path) -> None:
 
 def _metrics(record: SelectionRecord) -> dict[str, Any]:
     scored = [(item.candidate_id, item) for item in record.candidates]
+    losses = {name: {rows: dict(own) for rows, own in item.losses.items()} for name, item in scored}
     return {
         "winner": record.winner,
         "rows": dict(record.dataset["rows"]),
@@ -63,7 +64,7 @@ def _metrics(record: SelectionRecord) -> dict[str, Any]:
         "proxy": {name: dict(item.metrics) for name, item in scored if item.metrics},
         "zero_shot": {name: dict(item.zero_shot) for name, item in scored if item.zero_shot},
         "few_shot": {name: dict(item.few_shot) for name, item in scored if item.few_shot},
-        "losses": {name: {rows: dict(own) for rows, own in item.losses.items()} for name, item in scored},
+        "losses": {name: own for name, own in losses.items() if own},
     }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from damoc.report import text
 from damoc.report.histogram import drawable, totals
 from damoc.report.layer_charts import importance_scale
-from damoc.report.layer_states import layer_states
+from damoc.report.layer_states import layer_states, runs
 from damoc.report.perplexity import STATES, factors, times
 from damoc.report.table import ranked
 from damoc.selection.record import CandidateRecord, Distribution, SelectionRecord
@@ -115,10 +115,9 @@ def _heat_map(candidates: Sequence[CandidateRecord]) -> Figure | None:
         values = np.array([[math.nan if layer.importance is None else layer.importance for layer in layers]])
         norm = LogNorm(scale.low, scale.high, clip=True)
         shown = axes.pcolormesh(edges, [place - 0.35, place + 0.2], values, norm=norm, cmap="Blues", linewidth=0)
-        for layer in layers:
-            if layer.state == "removed":
-                axes.plot(edges[layer.index : layer.index + 2], [place + 0.29] * 2, color=_REMOVED, linewidth=2.6)
-                axes.lines[-1].set_solid_capstyle("butt")
+        for first, last in runs([layer.index for layer in layers if layer.state == "removed"]):
+            axes.plot([edges[first], edges[last + 1]], [place + 0.29] * 2, color=_REMOVED, linewidth=2.6)
+            axes.lines[-1].set_solid_capstyle("butt")
     axes.set_yticks(range(len(candidates)))
     axes.set_yticklabels([_name(item) for item in candidates], parse_math=False)
     axes.set_ylim(len(candidates) - 0.5, -0.5)

@@ -40,25 +40,24 @@ def layer_evidence(compression: Mapping[str, Any], folder: Path) -> LayerEvidenc
     )
 
 
-def loss_table(compression: Mapping[str, Any], tuned: StepResult | None) -> dict[str, dict[str, float]]:
+def loss_table(compression: Mapping[str, Any], tuning: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Losses by rows and state, as :class:`damoc.selection.record.CandidateRecord` has them.
 
     Args:
         compression: ``compression.json``, or nothing.
-        tuned: the candidate's tuning, if it got that far.
+        tuning: summary of the tuning, or nothing.
     """
-    table: dict[str, dict[str, float | None]] = {}
+    table: dict[str, dict[str, float | None]] = {
+        "validation": {"untuned": tuning.get("valid_loss_before"), "tuned": tuning.get("valid_loss")}
+    }
     if compression:
         losses = compression["losses"]
         table["calibration"] = {
             "original": losses["original"],
             "pruned": losses["pruned"] if compression["plan"]["remove"] else None,
             "merged": losses["merged"] if compression["merge"]["accepted"] else None,
-            "tuned": tuned.summary.get("calibration_loss") if tuned else None,
+            "tuned": tuning.get("calibration_loss"),
         }
-    if tuned is not None:
-        before, after = (tuned.summary.get(name) for name in ("valid_loss_before", "valid_loss"))
-        table["validation"] = {"untuned": before, "tuned": after}
     known = {rows: {state: loss for state, loss in own.items() if loss is not None} for rows, own in table.items()}
     return {rows: own for rows, own in known.items() if own}
 

@@ -222,7 +222,7 @@ def _candidate(context: Context, state: CandidateState, rankings: Mapping[str, S
         kept_layers=compression.get("plan", {}).get("keep", ()),
         layer_evidence=layer_evidence(compression, compressed.path()) if compressed else LayerEvidence(),
         merge=compression.get("merge", {}),
-        losses=loss_table(compression, tuned),
+        losses=loss_table(compression, tuned.summary if tuned else {}),
         parameters={
             **compression.get("parameters", {}),
             **({"trainable": tuned.summary["trainable"]} if tuned else {}),
