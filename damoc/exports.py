@@ -64,6 +64,7 @@ def _metrics(record: SelectionRecord) -> dict[str, Any]:
         "proxy": {name: dict(item.metrics) for name, item in scored if item.metrics},
         "zero_shot": {name: dict(item.zero_shot) for name, item in scored if item.zero_shot},
         "few_shot": {name: dict(item.few_shot) for name, item in scored if item.few_shot},
+        "control": {name: dict(item.control) for name, item in scored if item.control},
         "losses": {name: own for name, own in losses.items() if own},
     }
 
@@ -94,6 +95,7 @@ def _scores(candidate: CandidateRecord) -> Iterator[_Row]:
         ("zero_shot", candidate.zero_shot, candidate.zero_shot_intervals),
         ("few_shot", candidate.few_shot, candidate.few_shot_intervals),
         ("proxy", candidate.metrics, candidate.intervals),
+        ("control", candidate.control.get("metrics", {}), {}),
     ):
         for metric, score in sorted(scores.items()):
             low, high = intervals.get(metric, (None, None))

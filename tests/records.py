@@ -265,7 +265,16 @@ def _candidate(index: int, metric: str, higher_is_better: bool) -> CandidateReco
         p_best=(0.7105, 0.2411, 0.0402, 0.0082, 0.0, 0.0)[index],
         among_best=index < 2,
         history=history,
+        control=_control(metric, score) if index == 0 else {},
     )
+
+
+def _control(metric: str, score: float) -> dict[str, Any]:
+    return {
+        "metrics": {metric: score + 0.011, "rouge_l": 0.64},
+        "difference": [0.011, -0.0042, 0.0263],
+        "seconds": 912.4,
+    }
 
 
 def _compressed(base: CandidateRecord, layers: int, index: int, accepted: bool) -> CandidateRecord:

@@ -149,6 +149,8 @@ class CandidateRecord:
         zero_shot_intervals: bootstrap interval of each of these scores.
         few_shot: scores of the untouched model after worked examples, by metric; empty when it was not measured.
         few_shot_intervals: bootstrap interval of each of these scores.
+        control: of a candidate that was tuned whole as well, ``metrics`` of the whole model, ``difference`` of the
+            ranking metric to the proxy (whole minus proxy, lower and upper end) and ``seconds``; empty otherwise.
         importance: per layer, 1 minus the mean cosine similarity of its input and output.
         kept_layers: indices of the layers that the proxy keeps.
         layer_evidence: what the choice of layers was made from.
@@ -179,6 +181,7 @@ class CandidateRecord:
     zero_shot_rank: int | None = None
     few_shot: Mapping[str, float] = field(default_factory=dict)
     few_shot_intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
     importance: Sequence[float] = ()
     kept_layers: Sequence[int] = ()
     layer_evidence: LayerEvidence = field(default_factory=LayerEvidence)

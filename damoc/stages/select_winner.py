@@ -13,7 +13,7 @@ from damoc.evaluation.registry import Task, metric_of, task_of
 from damoc.evaluation.row_scores import RowScores
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.load import model_identity
-from damoc.selection.bootstrap import interval
+from damoc.selection.bootstrap import difference, interval
 from damoc.selection.ranking import Standing, explain, rank
 from damoc.selection.record import (
     CandidateRecord,
@@ -23,6 +23,7 @@ from damoc.selection.record import (
     SelectionRecord,
     StageCost,
 )
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState
 from damoc.stages.compress_data import FILTER
 from damoc.stages.context import Context, stage
@@ -218,6 +219,7 @@ def _candidate(context: Context, state: CandidateState, rankings: Mapping[str, S
         zero_shot_rank=zero_shot.rank if zero_shot else None,
         few_shot=metrics.get(FEW_SHOT, {}),
         few_shot_intervals=intervals[FEW_SHOT],
+        control=_control(context, state),
         importance=compression.get("importance", ()),
         kept_layers=compression.get("plan", {}).get("keep", ()),
         layer_evidence=layer_evidence(compression, compressed.path()) if compressed else LayerEvidence(),
@@ -228,7 +230,7 @@ def _candidate(context: Context, state: CandidateState, rankings: Mapping[str, S
             **({"trainable": tuned.summary["trainable"]} if tuned else {}),
         },
         history=json.loads((tuned.path() / "history.json").read_text(encoding="utf-8")) if tuned else (),
-        costs={name: _cost(step) for name, step in state.steps.items()},
+        costs={name: _cost(step) for name, step in state.steps.items() if name not in control.STEPS},
     )
 
 
@@ -240,6 +242,22 @@ def _evaluation(task: Task, shots: int, states: Sequence[CandidateState]) -> dic
     scored = [state.steps[name] for state in states for name in (PROXY_SCORE, ZERO_SHOT) if name in state.steps]
     rows = next((len(own.records) for step in scored for own in _scores(step).values()), None)
     return {"task": task.name, "rows": rows, "shots": shots, "higher_is_better": dict(task.higher_is_better)}
+
+
+def _control(context: Context, state: CandidateState) -> dict[str, Any]:
+    """What the whole model scores beside its proxy, where it was tuned as well."""
+    if not {PROXY_SCORE, control.SCORED} <= state.steps.keys():
+        return {}
+    settings = context.config.evaluation
+    metric = metric_of(task_of(context.config), settings.metric)
+    whole, proxy = (_scores(state.steps[name])[metric] for name in (control.SCORED, PROXY_SCORE))
+    seed = derive_seed(context.config.seed, NAME)
+    gap = difference(whole, proxy, settings.confidence, settings.bootstrap, seed)
+    return {
+        "metrics": dict(state.steps[control.SCORED].summary["metrics"]),
+        "difference": [round(value, 6) for value in gap],
+        "seconds": sum(state.steps[name].seconds for name in control.STEPS),
+    }
 
 
 def _data_evidence(data: StepResult) -> DataEvidence:

@@ -253,19 +253,21 @@ def test_scores_have_their_intervals_before_and_after_tuning() -> None:
     assert "On 3,610 held-out rows of the task choice, with 90% bootstrap intervals" in section
     assert "accuracy <span" in section and "higher is better, ranks the candidates" in section
     heads, first, *_ = _rows(section)
-    assert heads == ["Candidate", "zero-shot", "3-shot", "tuned proxy"]
+    assert heads == ["Candidate", "zero-shot", "3-shot", "tuned proxy", "tuned whole"]
     zero, few = MERGED.zero_shot["accuracy"], MERGED.few_shot["accuracy"]
     assert first == [
         MERGED.candidate_id,
         f"{zero:.4f} {zero - 0.02:.4f} to {zero + 0.019:.4f}",
         f"{few:.4f} 0.3100 to 0.3700",
         "0.8420 0.8280 to 0.8550",
+        "0.8530 +0.0110, -0.0042 to +0.0263",
     ]
+    assert "Tuned whole: the control" in section
     assert "Other metrics (1)" in section and "0.6100 0.5000 to 0.6500" in " ".join(sum(_rows(section), []))
 
 
 def test_without_few_shot_there_is_no_column_for_it() -> None:
-    plain = [replace(item, few_shot={}, few_shot_intervals={}) for item in RECORD.candidates]
+    plain = [replace(item, few_shot={}, few_shot_intervals={}, control={}) for item in RECORD.candidates]
     heads, *_ = _rows(_section(replace(RECORD, candidates=plain), "metrics"))
     assert heads == ["Candidate", "zero-shot", "tuned proxy"]
     assert "3-shot" not in _section(replace(RECORD, candidates=plain), "ranking")
@@ -276,7 +278,7 @@ def test_a_record_of_an_earlier_version_is_read_and_shown() -> None:
     value: dict[str, Any] = RECORD.to_json()
     del value["evaluation"]
     for item in value["candidates"]:
-        for name in ("layer_evidence", "losses", "zero_shot_intervals", "few_shot", "few_shot_intervals"):
+        for name in ("layer_evidence", "losses", "zero_shot_intervals", "few_shot", "few_shot_intervals", "control"):
             del item[name]
     old = SelectionRecord.from_json(value)
     assert old.candidates[0].layer_evidence == LayerEvidence()

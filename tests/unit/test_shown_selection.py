@@ -73,10 +73,12 @@ def test_tables_hold_the_numbers_of_the_record(tmp_path: Path) -> None:
     low, high = first.intervals["accuracy"]
     assert scores["proxy", "accuracy"] == (str(first.metrics["accuracy"]), str(low), str(high))
     assert scores["few_shot", "accuracy"][1:] == ("0.31", "0.37")
+    assert scores["control", "accuracy"][0] == str(first.control["metrics"]["accuracy"])
     assert scores["zero_shot", "rouge_l"][1:] == ("", "")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["evaluation"] == {"task": "choice", "rows": 3_610, "shots": 3}
     assert metrics["losses"][first.candidate_id] == first.losses
+    assert metrics["control"] == {first.candidate_id: first.control}
     assert metrics["few_shot"][first.candidate_id] == first.few_shot
     assert record.candidates[7].candidate_id not in metrics["losses"]
 
