@@ -46,10 +46,11 @@ class PerplexityGroup:
 
 @dataclass(frozen=True)
 class Perplexities:
-    """The candidates with a loss, best first, and what is known of them."""
+    """The candidates with a loss, best first, what is known of them, and the name of each state that has a mark."""
 
     candidates: list[CandidateRecord]
     groups: list[PerplexityGroup]
+    marks: dict[str, str]
 
 
 def perplexity(loss: float) -> float:
@@ -61,7 +62,10 @@ def perplexities(record: SelectionRecord) -> Perplexities | None:
     """The table of all candidates with a loss; None when there is none."""
     candidates = [item for item in ranked(record) if any(item.losses.values())]
     groups = [_group(candidates, rows) for rows in STATES if any(item.losses.get(rows) for item in candidates)]
-    return Perplexities(candidates, groups) if groups else None
+    measured = {state for item in candidates for losses in item.losses.values() for state in losses}
+    names = {state: name.lower() for own in STATES.values() for state, name in own.items()}
+    marks = {state: names[state] for state in sorted(names, key="tuned".__eq__) if state in measured}
+    return Perplexities(candidates, groups, marks) if groups else None
 
 
 def factors(candidate: CandidateRecord, rows: str) -> list[tuple[str, float]]:

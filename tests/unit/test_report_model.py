@@ -189,6 +189,8 @@ def test_perplexities_are_those_of_the_losses_and_say_of_which_rows() -> None:
     diverged = next(row for row in rows if row[0] == RECORD.candidates[6].candidate_id)
     assert diverged[5:7] == ["–", "–"]
     assert len(rows) == 7
+    marks = re.findall(r'class="key mark (\w+)"></i>([^<]*)<', section)
+    assert [name for name, _ in marks] == ["original", "pruned", "merged", "untuned", "tuned"]
 
 
 def test_marks_stand_at_their_factors() -> None:
