@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 
 from markupsafe import Markup
 
@@ -18,7 +19,7 @@ _INDEX = _BARS + 15
 _STRIP, _CELL = _BARS + 23, 13
 _HEIGHT = _STRIP + _CELL + 15
 _MOST_LABELS = 12
-_BLOCKS = 118
+_BLOCKS, _LEAST_BLOCK = 118, 3.0
 
 
 def importance_scale(candidates: Sequence[CandidateRecord]) -> HeatScale:
@@ -69,37 +70,24 @@ def block_scale(candidates: Sequence[CandidateRecord]) -> HeatScale:
 def block_map(candidate: CandidateRecord, scale: HeatScale) -> Markup:
     """Angle of every block of up to half of the layers: its first layer to the right, its length downwards."""
     rows = _shown(candidate)
-    longest, total = max(len(row) for row in rows), len(rows)
-    across = Scale(0, total, LEFT, WIDTH - RIGHT)
+    longest = max(len(row) for row in rows)
+    across = Scale(0, len(rows), LEFT, WIDTH - RIGHT)
     down = Scale(0, longest, _TOP, _TOP + _BLOCKS)
     levels: defaultdict[int, list[str]] = defaultdict(list)
     for length in range(longest):
-        start = 0
-        found = [None if length >= len(row) else scale.level(row[length]) for row in rows]
-        while start < total:
-            stop = start + 1
-            while stop < total and found[stop] == found[start]:
-                stop += 1
-            if (level := found[start]) is not None:
-                left, width = across(start), across(stop) - across(start)
-                height = down(length + 1) - down(length)
-                levels[level].append(f"M{left:.1f} {down(length):.1f}h{width:.1f}v{height:.1f}h{-width:.1f}z")
-            start = stop
-    parts = [tag("path", class_=f"h{level}", d="".join(paths)) for level, paths in sorted(levels.items())]
+        of_length = (scale.level(row[length]) if length < len(row) else None for row in rows)
+        for level, places in groupby(enumerate(of_length), key=lambda place: place[1]):
+            if level is not None:
+                first, *rest = (place for place, _ in places)
+                levels[level].append(_box(across(first), down(length), across(first + len(rest) + 1), down(length + 1)))
+    parts = [tag("path", class_=f"h{level}", d="".join(boxes)) for level, boxes in sorted(levels.items())]
     parts += _block_axes(across, down)
     for first, last in runs([layer.index for layer in layer_states(candidate) if layer.state == "removed"]):
         if last - first < longest:
-            parts.append(
-                tag(
-                    "rect",
-                    tag("title", f"removed: {ranges(range(first, last + 1))}"),
-                    class_="taken",
-                    x=number(across(first)),
-                    y=number(down(last - first)),
-                    width=number(max(across(1) - across(0), 3.0)),
-                    height=number(max(down(1) - down(0), 3.0)),
-                )
-            )
+            right = max(across(first + 1), across(first) + _LEAST_BLOCK)
+            foot = max(down(last - first + 1), down(last - first) + _LEAST_BLOCK)
+            title = tag("title", f"removed: {ranges(range(first, last + 1))}")
+            parts.append(tag("path", title, class_="taken", d=_box(across(first), down(last - first), right, foot)))
     summary = f"Angular distance of blocks of {candidate.candidate_id} by first layer and length"
     return svg(summary, parts, "panel blocks", viewBox=f"0 0 {WIDTH} {_TOP + _BLOCKS + 20}")
 
@@ -119,6 +107,10 @@ def _shown(candidate: CandidateRecord) -> list[Sequence[float]]:
     distances = candidate.layer_evidence.distances
     longest = math.ceil(len(distances) / 2)
     return [row[:longest] for row in distances]
+
+
+def _box(left: float, top: float, right: float, foot: float) -> str:
+    return f"M{left:.1f} {top:.1f}H{right:.1f}V{foot:.1f}H{left:.1f}z"
 
 
 def _block_axes(across: Scale, down: Scale) -> list[Markup]:

@@ -211,11 +211,12 @@ def _cells(chart: str, total: int, longest: int) -> dict[tuple[int, int], int]:
     found = {}
     wide, high = (WIDTH - LEFT - RIGHT) / total, 118 / longest
     for level, paths in re.findall(r'<path class="h(\d)" d="([^"]*)"', chart):
-        for left, top, width in re.findall(r"M([\d.]+) ([\d.]+)h([\d.]+)", paths):
-            start, length = round((float(left) - LEFT) / wide), round((float(top) - 8) / high)
-            for step in range(round(float(width) / wide)):
-                assert (start + step, length) not in found
-                found[start + step, length] = int(level)
+        for left, top, right in re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)", paths):
+            start, stop = (round((float(x) - LEFT) / wide) for x in (left, right))
+            length = round((float(top) - 8) / high)
+            for first in range(start, stop):
+                assert (first, length) not in found
+                found[first, length] = int(level)
     return found
 
 
