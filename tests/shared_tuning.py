@@ -79,6 +79,7 @@ def job_of(folder: Path, name: str, out: str) -> TuningJob:
         rows=rows,
         valid=rows,
         valid_rows=3,
+        calibration_rows=2,
         settings=TuningConfig(**{**BASE, **SCENARIOS[name]}),
         seed=7,
         identity=name,

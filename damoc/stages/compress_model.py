@@ -138,6 +138,7 @@ class Bench:
                 "layers": len(record["importance"]),
                 "losses": record["losses"],
                 "merge": record["merge"],
+                "calibration_rows": self._settings.calibration_rows,
                 **record["parameters"],
             }
 

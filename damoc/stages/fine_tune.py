@@ -69,9 +69,15 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
         settings = settings.model_copy(update={"learning_rate": rate})
     seed = derive_seed(context.config.seed, NAME, candidate_id)
     processes = processes_of(settings)
+    calibration_rows = int(proxy.summary.get("calibration_rows", 0))
     step = Step(
         NAME,
-        {**settings.model_dump(exclude=_UNDECIDING), "processes": processes, "seed": seed},
+        {
+            **settings.model_dump(exclude=_UNDECIDING),
+            "processes": processes,
+            "seed": seed,
+            "calibration_rows": calibration_rows,
+        },
         {"proxy": proxy.content, "data": data.content, "valid": prepared.content},
         code=_CODE,
     )
@@ -91,6 +97,7 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
             rows=data.path() / "train.jsonl",
             valid=prepared.path() / "valid.jsonl",
             valid_rows=_VALIDATION_ROWS,
+            calibration_rows=calibration_rows,
             settings=settings,
             seed=seed,
             identity=step.key(),

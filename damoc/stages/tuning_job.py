@@ -43,6 +43,7 @@ class TuningJob:
         rows: training rows, JSON lines.
         valid: held-out rows, JSON lines.
         valid_rows: the first so many of them are used.
+        calibration_rows: so many training rows, the first ones, were those that the layers were chosen by.
         settings: of the tuning.
         seed: of all that is random.
         identity: of the outcome; a checkpoint of another one is ignored.
@@ -55,6 +56,7 @@ class TuningJob:
     rows: Path
     valid: Path
     valid_rows: int
+    calibration_rows: int
     settings: TuningConfig
     seed: int
     identity: str
@@ -119,6 +121,7 @@ def carry_out(job: TuningJob, on_step: OnStep, processes: OneProcess | None = No
         Checkpoints(job.folder, job.identity, settings.checkpoint_minutes),
         processes,
         job.micro_batch_tokens,
+        job.calibration_rows,
     )
     save_tuned(outcome.model, loaded.tokenizer, job.out, settings, processes)
     if processes.rank == 0:
@@ -136,6 +139,7 @@ def carry_out(job: TuningJob, on_step: OnStep, processes: OneProcess | None = No
         "train_loss": outcome.history[-1]["train_loss"],
         "valid_loss_before": outcome.valid_before,
         "valid_loss": outcome.history[-1].get("valid_loss"),
+        "calibration_loss": outcome.calibration_loss,
     }
 
 

@@ -51,6 +51,7 @@ class TuningOutcome:
         trainable: parameters trained.
         flops: floating-point operations of the steps, see :func:`damoc.tuning.cost.flops_per_token`.
         valid_before: validation loss before the first step, None without validation rows.
+        calibration_loss: loss afterwards on the rows that the layers were chosen by, None where none are named.
         micro_batch_tokens: padded tokens of a micro-batch at most, at the end; less than at the start where the memory
             did not suffice.
     """
@@ -62,6 +63,7 @@ class TuningOutcome:
     trainable: int
     flops: float
     valid_before: float | None
+    calibration_loss: float | None
     micro_batch_tokens: int
 
 
@@ -113,6 +115,7 @@ def train(
     checkpoints: Checkpoints | None,
     processes: OneProcess | None = None,
     micro_batch_tokens: int | None = None,
+    calibration: int = 0,
 ) -> TuningOutcome:
     """The loop of :func:`fine_tune`, in one process or in one of several that share a model.
 
@@ -127,6 +130,7 @@ def train(
         checkpoints: see :func:`fine_tune`.
         processes: those that share the training.
         micro_batch_tokens: padded tokens of a micro-batch at most, where it is known that more do not fit.
+        calibration: the loss of so many training rows, the first ones, is measured at the end.
 
     Returns:
         The outcome, the same in every process but for the model, of which each has its part.
@@ -148,8 +152,9 @@ def train(
         on_step(step, steps, point)
         if checkpoints and step < steps and processes.first(checkpoints.due()):
             training.save(checkpoints)
+    calibration_loss = training.runner.mean_loss(rows[:calibration]) if calibration else None
     settle(tuned, settings)
-    return training.outcome()
+    return training.outcome(calibration_loss)
 
 
 def _steps(lengths: Sequence[int], settings: TuningConfig, seed: int, flops_per_token: float) -> int:
@@ -226,7 +231,7 @@ class _Training:
         self.state.micro_batch_tokens = self.runner.micro_batch_tokens
         checkpoints.save(self.state, self._weights, self._optimizer, self._processes)
 
-    def outcome(self) -> TuningOutcome:
+    def outcome(self, calibration_loss: float | None) -> TuningOutcome:
         """What came out."""
         state = self.state
         return TuningOutcome(
@@ -237,6 +242,7 @@ class _Training:
             trainable=sum(weight.numel() for weight in self._weights.values()),
             flops=state.tokens * self.flops_per_token,
             valid_before=state.valid_before,
+            calibration_loss=calibration_loss,
             micro_batch_tokens=self.runner.micro_batch_tokens,
         )
 

@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import StageRun
 from damoc.config import SelectionConfig
+from damoc.models.likelihood import answer_losses
 from damoc.stages.candidate import CandidateState
 from damoc.stages.context import Context, publish_config
 from damoc.stages.evaluate_candidate import evaluate_candidate
 from damoc.stages.fine_tune import NAME, PROBE, fine_tune, tune
 from damoc.stages.prepare_data import prepare_data
 from damoc.stages.resolve_candidates import resolve_candidates
+from damoc.stages.rows import encode_rows, read_examples
 from damoc.stages.winner import load_winner, write_winner
 from damoc.store import StepResult
 from damoc.tuning import load_tuned
@@ -69,6 +72,10 @@ def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, 
     write_winner(context, found, tmp_path / "winner")
     proxy = found.steps["compress_model"].path() / "model"
     expected = load_tuned(proxy, found.steps[NAME].path(), context.config.tuning)
+    calibration = read_examples(StepResult.read(rows).path() / "train.jsonl")[:12]
+    encoded = encode_rows(expected, calibration, context.config.tuning.max_length)
+    losses = np.concatenate(answer_losses(expected.model, encoded, expected.tokenizer.pad_token_id))
+    assert summary["calibration_loss"] == pytest.approx(float(losses.mean(dtype=np.float64)), rel=1e-3)
     ids = torch.arange(3, 30)[None]
     with torch.inference_mode():
         logits = expected.model(ids).logits
@@ -129,6 +136,7 @@ def test_processes_share_the_tuning_of_a_candidate(stage_run: StageRun, monkeypa
     assert shared.key != alone.key
     assert (alone.summary["processes"], shared.summary["processes"]) == (1, 2)
     assert logged == list(range(1, shared.summary["steps"] + 1))
+    assert shared.summary["calibration_loss"] == pytest.approx(alone.summary["calibration_loss"], rel=1e-3)
     assert shared.summary["valid_loss"] == pytest.approx(alone.summary["valid_loss"], rel=1e-3)
     assert {path.name for path in shared.path().iterdir()} == {path.name for path in alone.path().iterdir()}
     assert not list((Path(context.config.workspace) / "checkpoints" / NAME).rglob("job.json"))
