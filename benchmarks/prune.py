@@ -185,13 +185,13 @@ def child(task: str, folder: Path, argument: str) -> None:
     import peft.utils.merge_utils  # noqa: F401
     from transformers import LlamaForCausalLM  # noqa: F401
 
-    seconds = 0.0
+    seconds, cpu = 0.0, time.process_time()
     if task == "write":
         write_checkpoint(folder, int(argument))
     elif task in WAYS:
         seconds = WAYS[task].run(folder, Path(argument))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "peak": peak}))
 
 
 def start(task: str, folder: Path, argument: str = "") -> dict[str, float]:
@@ -255,6 +255,7 @@ def measure(folder: Path, layers: int, turns: int, keep_results: Callable[[Mappi
         copies = [copy["seconds"] / run["seconds"] for run, copy in zip(measured, runs["copy"], strict=True)]
         ways[name] = {
             "seconds": [round(run["seconds"], 2) for run in measured],
+            "processor seconds": [round(run["cpu"], 2) for run in measured],
             "MB/s": round(size / 1e6 / statistics.median(run["seconds"] for run in measured), 1),
             "of the copy's rate": round(statistics.median(copies), 3),
             "lowest and highest": [round(min(copies), 3), round(max(copies), 3)],

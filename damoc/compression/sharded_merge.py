@@ -9,6 +9,7 @@ from damoc.compression.architecture import LayerSurgery, find_layers
 from damoc.compression.merge.anchors import anchors
 from damoc.compression.merge.linear_patch import last_projection, patch_delta
 from damoc.compression.merge.task_vectors import absorbed_delta, matrices, matrix_seed, tuning_delta
+from damoc.compression.merge.weights import WeightChange
 from damoc.compression.sharded import skeleton
 from damoc.errors import CandidateError
 from damoc.models.checkpoint import Checkpoint
@@ -63,44 +64,41 @@ def stored_merge(
     def read(checkpoint: Checkpoint, layer: int, name: str) -> torch.Tensor:
         return checkpoint.tensor(f"{prefix}.{layer}.{name}")
 
-    def absorbed(layer: int, name: str, own: torch.Tensor) -> torch.Tensor | None:
-        others = [dict(layers[other].named_parameters()) for other in groups.get(layer, ())]
-        alike = [
-            other
-            for other, parts in zip(groups.get(layer, ()), others, strict=True)
-            if name in parts and parts[name].shape == own.shape
-        ]
+    def absorbed(layer: int, name: str, own: torch.Tensor) -> WeightChange | None:
+        others = {other: dict(layers[other].named_parameters()) for other in groups[layer]}
+        alike = [other for other, parts in others.items() if name in parts and parts[name].shape == own.shape]
         if not alike:
             return None
-        removed = [read(source, other, name) for other in alike]
-        return absorbed_delta(own, removed, settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
+        removed = (read(source, other, name) for other in alike)
+        how = (settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
+        return WeightChange.sparse(own, absorbed_delta(own, removed, *how))
 
-    def tuned(layer: int, name: str, own: torch.Tensor) -> torch.Tensor | None:
+    def tuned(layer: int, name: str, own: torch.Tensor) -> WeightChange | None:
         if base is None:
             return None
-        before = read(base, layer, name)
-        return tuning_delta(own, before, settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
+        how = (settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
+        return WeightChange.sparse(own, tuning_delta(own, read(base, layer, name), *how))
 
-    def patched(layer: int, name: str, own: torch.Tensor) -> torch.Tensor | None:
-        if (patch := patches.get(str(layer))) is None:
-            return None
+    def patched(layer: int, name: str, own: torch.Tensor) -> WeightChange | None:
+        patch = patches[str(layer)]
         found = last_projection(layers[layer], len(patch))
         inner, _, kind = name.rpartition(".")
-        return patch_delta(found[1], kind, own, patch) if found and found[0] == inner else None
+        return WeightChange.dense(own, patch_delta(found[1], kind, own, patch)) if found and found[0] == inner else None
 
-    methods: dict[str, Callable[[int, str, torch.Tensor], torch.Tensor | None]] = {
+    methods: dict[str, Callable[[int, str, torch.Tensor], WeightChange | None]] = {
         "rdsc_sparse": absorbed,
         "instruct_delta": tuned,
         "linear_patch": patched,
     }
 
     def rewrite(layer: int, name: str) -> torch.Tensor | None:
-        if scale == 0 or settings.method == "none":
+        if scale == 0 or layer not in changing:
             return None
         if settings.method != "linear_patch" and name not in dict(matrices(layers[layer])):
             return None
         own = read(source, layer, name)
-        delta = methods[settings.method](layer, name, own)
-        return None if delta is None else (own.float() + scale * delta).to(own.dtype)
+        if change := methods[settings.method](layer, name, own):
+            change.apply(scale)
+        return own if change else None
 
     return rewrite

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from damoc.compression.architecture import LayerSurgery
 from damoc.compression.merge import Ingredients, Merge, base_weights, build_merge, choose_scale
 from damoc.compression.merge.anchors import Side, anchors
-from damoc.compression.merge.task_vectors import instruct_minus_base, removed_minus_anchor, sparsify
+from damoc.compression.merge.task_vectors import absorbed_delta, instruct_minus_base, removed_minus_anchor
 from damoc.config import MergeConfig
 from damoc.errors import CandidateError, DamocError
 
@@ -75,6 +75,42 @@ def test_each_removed_layer_has_one_anchor_with_no_other_kept_layer_between(kept
 )
 def test_scale_has_to_earn_its_place(losses: dict[float, float], min_gain: float, scale: float) -> None:
     assert choose_scale(losses, min_gain) == scale
+
+
+def sparsify(vectors: list[torch.Tensor], sparsifier: str, density: float, seed: int) -> torch.Tensor:
+    found = absorbed_delta(torch.zeros_like(vectors[0]), vectors, sparsifier, density, seed)
+    dense = torch.zeros(vectors[0].numel())
+    dense[found.where] = found.values
+    return dense.view(vectors[0].shape)
+
+
+@pytest.mark.parametrize("sparsifier", ["magnitude", "ties"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("density", [0.1, 0.7, 1.0])
+@pytest.mark.filterwarnings("ignore:The density")
+def test_vectors_are_put_together_as_peft_does(sparsifier: str, count: int, density: float) -> None:
+    from peft.utils import merge_utils
+
+    theirs = {"magnitude": merge_utils.magnitude_prune, "ties": merge_utils.ties}[sparsifier]
+    vectors = [torch.randn(31, 47, generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+    expected = theirs(vectors, torch.ones(count), density)
+    torch.testing.assert_close(sparsify(vectors, sparsifier, density, 0), expected)
+
+
+@pytest.mark.parametrize("columns", ["alike", "sorted", "many equal", "mostly zero"])
+def test_largest_entries_of_a_long_matrix_are_found_whatever_its_order(columns: str) -> None:
+    vector = torch.randn(1500, 1001, generator=torch.Generator().manual_seed(3))
+    if columns == "sorted":
+        vector = vector.flatten().sort().values.view(vector.shape)
+    elif columns == "many equal":
+        vector = vector.round()
+    elif columns == "mostly zero":
+        vector = torch.where(torch.arange(1001) % 12 == 5, vector, 0.0)
+    thin = sparsify([vector], "magnitude", 0.1, 0).flatten()
+    order = vector.flatten().abs().argsort(descending=True, stable=True)[: int(0.1 * vector.numel())]
+    expected = torch.zeros_like(thin)
+    expected[order] = vector.flatten()[order]
+    assert torch.equal(thin, expected)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "ties", "dare"])

@@ -93,14 +93,14 @@ def patch_changes(layers: Sequence[torch.nn.Module], patches: Mapping[int, torch
         assert found is not None, "a patch is fitted to a projection"
         projection = found[1]
         for name, weight in projection.named_parameters(recurse=False):
-            if change := WeightChange.of(weight, patch_delta(projection, name, weight, patch)):
+            if change := WeightChange.dense(weight, patch_delta(projection, name, weight, patch)):
                 yield change
 
 
 def patch_delta(projection: torch.nn.Module, name: str, weight: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
     """What folding a map into a projection adds to its ``weight`` or ``bias``, float32 on the CPU."""
     own = weight.detach().float().cpu()
-    return (patch.T @ own if name == "weight" and _is_linear(projection) else own @ patch) - own
+    return (patch.T @ own if name == "weight" and _is_linear(projection) else own @ patch).sub_(own)
 
 
 def residual_projection(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from damoc.compression.merge.sparse import Difference, Sparse, elected, summed
 from damoc.compression.merge.weights import WeightChange
 from damoc.errors import CandidateError
 from damoc.hashing import derive_seed
 
 if TYPE_CHECKING:
     import torch
-
-    Sparsifier = Callable[[list[torch.Tensor], torch.Tensor, float], torch.Tensor]
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
@@ -28,8 +26,7 @@ def removed_minus_anchor(
     """Adds to each matrix of an anchor the sparsified difference of the layers that it absorbs and itself.
 
     The difference of two layers follows RDSC (LaCo, arXiv 2402.11187), the sparsification TIES (arXiv 2306.01708) or
-    DARE (arXiv 2311.03099), as peft implements them. Norms, biases, embeddings, routers and stacked experts are left
-    alone.
+    DARE (arXiv 2311.03099). Norms, biases, embeddings, routers and stacked experts are left alone.
 
     Args:
         layers: all layers of the whole model.
@@ -44,7 +41,7 @@ def removed_minus_anchor(
             absorbed = [other[name] for other in others if name in other and other[name].shape == weight.shape]
             if absorbed:
                 delta = absorbed_delta(weight, absorbed, sparsifier, density, matrix_seed(seed, anchor, name))
-                if change := WeightChange.of(weight, delta):
+                if change := WeightChange.sparse(weight, delta):
                     yield change
 
 
@@ -82,51 +79,45 @@ def instruct_minus_base(
                     "name the checkpoint that the candidate was tuned from",
                 )
             delta = tuning_delta(weight, before, sparsifier, density, matrix_seed(seed, index, name))
-            if change := WeightChange.of(weight, delta):
+            if change := WeightChange.sparse(weight, delta):
                 yield change
 
 
 def absorbed_delta(
-    anchor: torch.Tensor, removed: Sequence[torch.Tensor], sparsifier: str, density: float, seed: int
-) -> torch.Tensor:
-    """Sparsified differences of removed matrices and their anchor's, float32 on the CPU; all of one shape."""
-    own = anchor.detach().float().cpu()
-    return sparsify([other.detach().float().cpu() - own for other in removed], sparsifier, density, seed)
+    anchor: torch.Tensor, removed: Iterable[torch.Tensor], sparsifier: str, density: float, seed: int
+) -> Sparse:
+    """Sparsified differences of removed matrices and their anchor's, all of one shape, at least one.
+
+    Args:
+        anchor: matrix of the anchor.
+        removed: read one by one.
+        sparsifier: ``magnitude`` (largest entries of each, summed), ``ties`` (largest entries, sign election, mean of
+            those that agree) or ``dare`` (random entries, rescaled by 1/density, summed).
+        density: share of the entries of each vector that is kept, in [0, 1].
+        seed: of the random entries.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def thin(matrix: torch.Tensor) -> Sparse:
+        difference = Difference(matrix, anchor)
+        if sparsifier == "dare":
+            return difference.drawn(density, generator)
+        return difference.largest(int(density * difference.size))
+
+    put_together = elected if sparsifier == "ties" else summed
+    return put_together(map(thin, removed), anchor.numel())
 
 
-def tuning_delta(
-    instruct: torch.Tensor, base: torch.Tensor, sparsifier: str, density: float, seed: int
-) -> torch.Tensor:
-    """Sparsified difference of a tuned matrix and the one it was tuned from, float32 on the CPU."""
-    return sparsify([instruct.detach().float().cpu() - base.float().cpu()], sparsifier, density, seed)
+def tuning_delta(instruct: torch.Tensor, base: torch.Tensor, sparsifier: str, density: float, seed: int) -> Sparse:
+    """Sparsified difference of a tuned matrix and the one it was tuned from."""
+    return absorbed_delta(base, [instruct], sparsifier, density, seed)
 
 
 def matrix_seed(seed: int, layer: int, name: str) -> int:
     """The seed of one matrix."""
     return derive_seed(seed, "merge", str(layer), name)
-
-
-def sparsify(vectors: Sequence[torch.Tensor], sparsifier: str, density: float, seed: int) -> torch.Tensor:
-    """Thins task vectors out and combines them.
-
-    Args:
-        vectors: float32, all of one shape, at least one.
-        sparsifier: ``magnitude`` (largest entries of each, summed), ``ties`` (largest entries, sign election, mean of
-            those that agree) or ``dare`` (random entries, rescaled by 1/density, summed).
-        density: share of the entries of each vector that is kept, in [0, 1].
-        seed: of the random entries.
-
-    Returns:
-        float32 of the same shape.
-    """
-    import torch
-
-    if density == 0:
-        return torch.zeros_like(vectors[0])
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The density")
-        torch.manual_seed(seed)
-        return _sparsifier(sparsifier)(list(vectors), torch.ones(len(vectors)), density)
 
 
 def matrices(layer: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -139,14 +130,3 @@ def matrices(layer: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]
         for name, weight in module.named_parameters(recurse=False):
             if weight.ndim == 2 and name == "weight":
                 yield f"{path}.{name}", weight
-
-
-def _sparsifier(name: str) -> Sparsifier:
-    from peft.utils import merge_utils
-
-    known: dict[str, Sparsifier] = {
-        "magnitude": merge_utils.magnitude_prune,
-        "ties": merge_utils.ties,
-        "dare": merge_utils.dare_linear,
-    }
-    return known[name]

@@ -9,37 +9,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from damoc.compression.merge.sparse import Sparse
+
 
 @dataclass(frozen=True)
 class WeightChange:
     """What a merge adds to one weight. All arithmetic is in float32 on the CPU, the same with and without a GPU.
 
     Args:
-        weight: the parameter.
+        weight: a parameter, or a tensor that was read from a checkpoint.
         where: flat indices of the entries that change, int64, or None where all do.
-        original: these entries before any merge, in the parameter's dtype.
+        original: these entries before any merge, in the weight's dtype.
         delta: float32, added to them at scale 1.
     """
 
-    weight: torch.nn.Parameter
+    weight: torch.Tensor
     where: torch.Tensor | None
     original: torch.Tensor
     delta: torch.Tensor
 
     @classmethod
-    def of(cls, weight: torch.nn.Parameter, delta: torch.Tensor) -> WeightChange | None:
-        """The change by a delta of the weight's shape, float32; only its entries other than 0 are kept.
+    def dense(cls, weight: torch.Tensor, delta: torch.Tensor) -> WeightChange | None:
+        """The change by a delta of the weight's shape, float32; None where nothing changes."""
+        return cls(weight, None, weight.detach().cpu().clone(), delta) if delta.any() else None
 
-        Returns:
-            None, where nothing changes.
-        """
-        original = weight.detach().cpu()
-        where = delta.flatten().nonzero().flatten()
-        if len(where) == 0:
+    @classmethod
+    def sparse(cls, weight: torch.Tensor, delta: Sparse) -> WeightChange | None:
+        """The change of some entries; None where nothing changes."""
+        changes = delta.values != 0
+        if not changes.any():
             return None
-        if 2 * len(where) > delta.numel():
-            return cls(weight, None, original.clone(), delta)
-        return cls(weight, where, original.flatten()[where], delta.flatten()[where])
+        where = delta.where[changes]
+        return cls(weight, where, weight.detach().flatten()[where.to(weight.device)].cpu(), delta.values[changes])
 
     def apply(self, scale: float) -> None:
         """Sets the weight to this scale; 0 restores its bits."""
