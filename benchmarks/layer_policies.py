@@ -73,8 +73,8 @@ def compare(trial: Trial) -> dict[str, Any]:
     """All policies at each number of removed layers."""
     total = len(trial.layers)
     everything = tuple(range(total))
-    whole = WholeModel(total, trial.surgery.layer_types, trial.loss(everything))
-    importance = trial.measure(everything).influence
+    whole = WholeModel(trial.measure(everything), trial.surgery.layer_types, trial.loss(everything))
+    importance = whole.measured.influence
     protected = protected_layers(importance, whole.layer_types)
     free = [index for index in everything if index not in protected]
     removals: dict[str, Any] = {}

@@ -56,16 +56,46 @@ class WholeModel:
     """What is known of a candidate before any layer goes.
 
     Args:
-        layers: their number.
+        measured: of all its layers.
         layer_types: the type of each, or empty where all are alike.
         loss: on the calibration rows, nats per answer token.
         costs: for the budgets in :data:`COUNTED`.
     """
 
-    layers: int
+    measured: LayerMeasurement
     layer_types: tuple[str, ...]
     loss: float
     costs: LayerCosts | None = None
+
+    @property
+    def layers(self) -> int:
+        """Their number."""
+        return len(self.measured.influence)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; :meth:`from_json` reads it back to the same numbers."""
+        distances = self.measured.distances
+        return {
+            "layer_types": list(self.layer_types),
+            "costs": self.costs.to_json() if self.costs else None,
+            "importance": [float(value) for value in self.measured.influence],
+            "distances": [[float(value) for value in row[index:]] for index, row in enumerate(distances)],
+            "loss": self.loss,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WholeModel:
+        """Reads what :meth:`to_json` wrote."""
+        distances = np.zeros((len(value["importance"]), len(value["importance"])))
+        for index, row in enumerate(value["distances"]):
+            distances[index, index:] = row
+        costs = value["costs"]
+        return cls(
+            measured=LayerMeasurement(np.array(value["importance"]), distances),
+            layer_types=tuple(value["layer_types"]),
+            loss=value["loss"],
+            costs=LayerCosts(costs["unit"], tuple(costs["layers"]), costs["rest"]) if costs else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +105,7 @@ class LayerDecision:
     Args:
         rules: what it was made by.
         whole: what was known of the whole model.
-        rounds: what was measured of which layers, the whole model first.
+        rounds: what was measured again of which layers, once some were gone.
         order: the layers in the order in which they were to go.
         attempts: the removed layers and the loss of each plan that was tried, the last one being ``plan`` unless that
             removes nothing.
@@ -90,34 +120,26 @@ class LayerDecision:
     plan: LayerPlan
 
     @property
-    def importance(self) -> list[float]:
-        """Block Influence of each layer of the whole model."""
-        return [float(value) for value in self.rounds[0][1].influence]
-
-    @property
     def loss(self) -> float:
         """Calibration loss under the plan."""
         return self.attempts[-1][1] if self.plan.remove else self.whole.loss
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :func:`replay` reads; a loss that is not finite is null."""
-        distances = self.rounds[0][1].distances
+        whole = self.whole.to_json()
         return {
             "rules": asdict(self.rules),
-            "layer_types": list(self.whole.layer_types),
-            "costs": self.whole.costs.to_json() if self.whole.costs else None,
-            "importance": self.importance,
-            "distances": [[float(value) for value in row[index:]] for index, row in enumerate(distances)],
+            "losses": {"original": whole.pop("loss"), "pruned": self.loss},
+            **whole,
             "rounds": [
                 {"keep": list(keep), "importance": [float(value) for value in measured.influence]}
-                for keep, measured in self.rounds[1:]
+                for keep, measured in self.rounds
             ],
             "order": list(self.order),
             "attempts": [
                 {"remove": list(removed), "loss": loss if math.isfinite(loss) else None}
                 for removed, loss in self.attempts
             ],
-            "losses": {"original": self.whole.loss, "pruned": self.loss},
             "plan": {name: list(layers) for name, layers in asdict(self.plan).items()},
         }
 
@@ -139,7 +161,7 @@ def decide(
     Args:
         rules: what the plan is made by.
         whole: what is known of the whole model.
-        measure: the layers that are kept, measured.
+        measure: some layers of the model, measured in a model that has no others.
         loss: calibration loss of the model that keeps these layers.
 
     Raises:
@@ -177,23 +199,12 @@ def replay(record: Mapping[str, Any]) -> LayerDecision:
     Raises:
         DamocError: the rules lead to a question that the record does not answer.
     """
-    costs = record["costs"]
     rules = Rules(**{**record["rules"], "protect": tuple(record["rules"]["protect"])})
-    layers = len(record["importance"])
-    whole = WholeModel(
-        layers=layers,
-        layer_types=tuple(record["layer_types"]),
-        loss=record["losses"]["original"],
-        costs=LayerCosts(costs["unit"], tuple(costs["layers"]), costs["rest"]) if costs else None,
-    )
-    distances = np.zeros((layers, layers))
-    for index, row in enumerate(record["distances"]):
-        distances[index, index:] = row
+    whole = WholeModel.from_json({**record, "loss": record["losses"]["original"]})
     nothing: NDArray[np.float64] = np.zeros((0, 0))
     rounds = {tuple(item["keep"]): LayerMeasurement(np.array(item["importance"]), nothing) for item in record["rounds"]}
-    rounds[tuple(range(layers))] = LayerMeasurement(np.array(record["importance"]), distances)
     losses = {
-        LayerPlan.without(item["remove"], layers).keep: math.nan if item["loss"] is None else item["loss"]
+        LayerPlan.without(item["remove"], whole.layers).keep: math.nan if item["loss"] is None else item["loss"]
         for item in record["attempts"]
     }
     try:
@@ -207,7 +218,7 @@ def replay(record: Mapping[str, Any]) -> LayerDecision:
 
 
 def _order(rules: Rules, whole: WholeModel, measure: Callable[[Keep], LayerMeasurement]) -> tuple[int, ...]:
-    measured = measure(tuple(range(whole.layers)))
+    measured = whole.measured
     costs = (whole.costs.layers, whole.costs.rest) if whole.costs else ()
     goal = target(rules.budget, rules.amount, whole.layers, *costs)
     protected = protected_layers(measured.influence, whole.layer_types, rules.protect)

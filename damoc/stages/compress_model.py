@@ -1,11 +1,15 @@
-"""Stage: remove a candidate's least important layers and merge them back sparsely."""
+"""Stage: measure a candidate's layers, remove the least important ones, and merge them back sparsely.
+
+Three steps, each kept in the workspace: what was measured serves every budget, and a plan every merge.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,14 +17,22 @@ from damoc.compression.outcome import PATCHES
 from damoc.hashing import derive_seed
 from damoc.models.batching import length_batches, pad_batch
 from damoc.models.likelihood import answer_losses
-from damoc.models.load import input_device, load_model, model_identity
+from damoc.models.load import LoadedModel, input_device, load_model, model_identity
 from damoc.progress import Progress
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
 from damoc.stages.rows import encode_rows, read_examples, write_json
 from damoc.store import Step, StepResult
 
+if TYPE_CHECKING:
+    from damoc.compression import ProxyMaker
+
 NAME = "compress_model"
+IMPORTANCE = "layer_importance"
+PLAN = "layer_plan"
+_MEASURING = tuple(f"compression/{name}.py" for name in ("architecture", "check", "cost", "importance", "layer_config"))
+_DECIDING = (*_MEASURING, "compression/decision.py", "compression/plan.py", "compression/proxy.py")
+_READING = ("models", "data/prompts.py", "stages/compress_model.py")
 
 
 def compress_model(config_uri: str, selection_id: str, candidate_id: str, data: str) -> str:
@@ -37,82 +49,157 @@ def compress_model(config_uri: str, selection_id: str, candidate_id: str, data: 
     """
     with stage(NAME, config_uri, selection_id, candidate_id) as context:
         with attempt(CandidateState(candidate_id), NAME) as trial:
-            trial.done(NAME, compress(context, candidate_id, StepResult.read(data)))
+            bench = Bench(context, candidate_id, StepResult.read(data))
+            for step in (bench.importance, bench.plan, bench.proxy):
+                result = step()
+                trial.done(result.name, result)
         return trial.state.write(context, NAME)
 
 
-def compress(context: Context, candidate_id: str, data: StepResult) -> StepResult:
-    """The step itself; writes ``model/`` (safetensors and tokenizer) and ``compression.json``."""
-    config = context.config
-    candidate = config.candidate(candidate_id)
-    settings = config.model_compression
-    seed = derive_seed(config.seed, NAME, candidate_id)
+class Bench:
+    """A candidate beside its calibration rows; it is loaded once, by the first step that is not found done.
 
-    def work(folder: Path) -> Mapping[str, Any]:
-        from safetensors.torch import save_file
+    Args:
+        context: of the selection.
+        candidate_id: the candidate.
+        data: what ``compress_data`` returned.
+    """
 
-        from damoc.compression import check_surgery, compress
-        from damoc.compression.merge import base_weights
+    def __init__(self, context: Context, candidate_id: str, data: StepResult) -> None:
+        self._context = context
+        self._candidate = context.config.candidate(candidate_id)
+        self._settings = context.config.model_compression
+        self._data = data
+        self._progress: dict[str, Progress] = {}
 
-        loaded = load_model(
+    def importance(self) -> StepResult:
+        """Measures the whole model; writes ``importance.json``."""
+        from damoc.compression.decision import COUNTED
+
+        counted = COUNTED.get(self._settings.budget[0])
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            whole = self._maker.measure(counted)
+            write_json(folder / "importance.json", whole.to_json())
+            return {"layers": whole.layers, "loss": whole.loss}
+
+        step = Step(IMPORTANCE, {**self._reading(), "counted": counted}, self._given(), code=(*_MEASURING, *_READING))
+        return self._context.run(step, work)
+
+    def plan(self) -> StepResult:
+        """Decides which layers stay; writes ``plan.json``, which :func:`damoc.compression.replay` reads."""
+        from damoc.compression import rules_of
+        from damoc.compression.decision import WholeModel
+
+        measured = self.importance()
+        settings = self._settings
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            whole = WholeModel.from_json(_read(measured, "importance.json"))
+            decision = self._maker.decide(rules_of(settings), whole)
+            write_json(folder / "plan.json", decision.to_json())
+            return {
+                "layers_kept": len(decision.plan.keep),
+                "layers": whole.layers,
+                "given_back": len(decision.plan.given_back),
+                "losses": {"original": whole.loss, "pruned": decision.loss},
+            }
+
+        rules = settings.model_dump(exclude={"max_memory", "merge", "calibration_rows"})
+        inputs = {**self._given(), "importance": measured.content}
+        return self._context.run(Step(PLAN, {**self._reading(), **rules}, inputs, code=(*_DECIDING, *_READING)), work)
+
+    def proxy(self) -> StepResult:
+        """Prunes and merges; writes ``model/`` (safetensors and tokenizer) and ``compression.json``."""
+        planned = self.plan()
+        merging, candidate = self._settings.merge, self._candidate
+        seed = derive_seed(self._context.config.seed, NAME, candidate.id)
+        needs_base = candidate.base is not None and merging.method == "instruct_delta"
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            from safetensors.torch import save_file
+
+            from damoc.compression import check_surgery, replay
+            from damoc.compression.merge import base_weights
+
+            loaded = self._loaded
+            base = base_weights(loaded.model, str(candidate.base), candidate.base_revision) if needs_base else None
+            outcome = self._maker.merge(replay(_read(planned, "plan.json")), merging, seed, base)
+            check_surgery(loaded.model, loaded.tokenizer.pad_token_id)
+            loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
+            loaded.tokenizer.save_pretrained(folder / "model")
+            _forget_origin(folder / "model" / "config.json")
+            if outcome.patches:
+                save_file(dict(outcome.patches), folder / PATCHES)
+            record = outcome.to_json()
+            write_json(folder / "compression.json", {**record, "seed": seed, "merge_settings": merging.model_dump()})
+            return {
+                "layers_kept": len(record["plan"]["keep"]),
+                "layers": len(record["importance"]),
+                "losses": record["losses"],
+                "merge": record["merge"],
+                **record["parameters"],
+            }
+
+        inputs = {**self._given(), "plan": planned.content}
+        if needs_base:
+            inputs["base"] = model_identity(str(candidate.base), candidate.base_revision)
+        spec = {**self._reading(), "merge": merging.model_dump(), "seed": seed}
+        return self._context.run(Step(NAME, spec, inputs, code=("compression", *_READING)), work)
+
+    def _reading(self) -> dict[str, Any]:
+        """What decides how the model and the rows are read."""
+        tuning = self._context.config.tuning
+        return {
+            "calibration_rows": self._settings.calibration_rows,
+            **tuning.model_dump(include={"dtype", "template", "max_length", "batch_size"}),
+        }
+
+    def _given(self) -> dict[str, str]:
+        return {
+            "model": model_identity(self._candidate.model, self._candidate.revision),
+            "data": self._data.content,
+        }
+
+    @cached_property
+    def _loaded(self) -> LoadedModel:
+        candidate, tuning = self._candidate, self._context.config.tuning
+        return load_model(
             candidate.model,
             candidate.revision,
             candidate.trust_remote_code,
-            config.tuning.dtype,
-            template=config.tuning.template,
-            max_memory=settings.max_memory,
+            tuning.dtype,
+            template=tuning.template,
+            max_memory=self._settings.max_memory,
         )
-        rows = read_examples(data.path() / "train.jsonl")[: settings.calibration_rows]
-        encoded = encode_rows(loaded, rows, config.tuning.max_length)
+
+    @cached_property
+    def _maker(self) -> ProxyMaker:
+        from damoc.compression import ProxyMaker
+
+        loaded, tuning = self._loaded, self._context.config.tuning
+        rows = read_examples(self._data.path() / "train.jsonl")[: self._settings.calibration_rows]
+        encoded = encode_rows(loaded, rows, tuning.max_length)
         pad_id = loaded.tokenizer.pad_token_id
         device = input_device(loaded.model)
         batches = [
             pad_batch([encoded[index] for index in batch], pad_id, device)
-            for batch in length_batches(encoded, config.tuning.batch_size)
+            for batch in length_batches(encoded, tuning.batch_size)
         ]
 
         def calibration_loss(model: Any) -> float:
-            losses = answer_losses(model, encoded, pad_id, config.tuning.batch_size)
+            losses = answer_losses(model, encoded, pad_id, tuning.batch_size)
             return float(np.concatenate(losses).mean(dtype=np.float64))
 
-        progress: dict[str, Progress] = {}
+        return ProxyMaker(loaded.model, batches, calibration_loss, pad_id, self._report)
 
-        def on_progress(phase: str, done: int, total: int) -> None:
-            progress.setdefault(phase, Progress(NAME, f"{candidate_id} {phase}", "batches"))(done, total)
+    def _report(self, phase: str, done: int, total: int) -> None:
+        unit = {"importance": "batches", "plan": "plans", "merge": "scales"}[phase]
+        self._progress.setdefault(phase, Progress(NAME, f"{self._candidate.id} {phase}", unit))(done, total)
 
-        base = (
-            base_weights(loaded.model, candidate.base, candidate.base_revision)
-            if candidate.base and settings.merge.method == "instruct_delta"
-            else None
-        )
-        outcome = compress(loaded.model, settings, batches, calibration_loss, pad_id, seed, on_progress, base)
-        check_surgery(loaded.model, pad_id)
-        loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
-        loaded.tokenizer.save_pretrained(folder / "model")
-        _forget_origin(folder / "model" / "config.json")
-        if outcome.patches:
-            save_file(dict(outcome.patches), folder / PATCHES)
-        record = outcome.to_json()
-        write_json(folder / "compression.json", {**record, "seed": seed, "merge_settings": settings.merge.model_dump()})
-        return {"layers_kept": len(record["plan"]["keep"]), "layers": len(record["importance"]), **record["parameters"]}
 
-    inputs = {"model": model_identity(candidate.model, candidate.revision), "data": data.content}
-    if candidate.base and settings.merge.method == "instruct_delta":
-        inputs["base"] = model_identity(candidate.base, candidate.base_revision)
-    step = Step(
-        NAME,
-        {
-            **settings.model_dump(exclude={"max_memory"}),
-            "dtype": config.tuning.dtype,
-            "template": config.tuning.template,
-            "max_length": config.tuning.max_length,
-            "batch_size": config.tuning.batch_size,
-            "seed": seed,
-        },
-        inputs,
-        code=("compression", "models", "data/prompts.py", "stages/compress_model.py"),
-    )
-    return context.run(step, work)
+def _read(result: StepResult, name: str) -> Any:
+    return json.loads((result.path() / name).read_text(encoding="utf-8"))
 
 
 def _forget_origin(path: Path) -> None:

@@ -84,7 +84,7 @@ def test_compression_is_deterministic_and_complete() -> None:
     assert record["losses"]["merged"] == min(record["merge"]["losses"].values())
     per_layer = (record["parameters"]["original"] - record["parameters"]["proxy"]) / 2
     assert per_layer == sum(weight.numel() for weight in build().model.layers[0].parameters())
-    for phase in ("importance", "calibration"):
+    for phase in ("importance", "plan", "merge"):
         last = [call for call in calls if call[0] == phase][-1]
         assert last[1] == last[2]
 
