@@ -1,7 +1,7 @@
 """APPLY: prunes and merges a checkpoint on disk, shard by shard; no model is loaded.
 
 What stays as it is, is copied byte by byte; a weight that a merge changes is computed by itself. So memory holds a few
-matrices at most, however large the checkpoint is.
+matrices at most, however large the checkpoint is. A finished shard goes to disk while the next one is computed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -94,19 +95,31 @@ def prune_checkpoint(
     total = sum(tensor.stored.size for shard in written for tensor in shard)
     done = 0
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(written, start=1):
-        file = SINGLE if len(written) == 1 else f"model-{number:05d}-of-{len(written):05d}.safetensors"
-        weight_map |= {tensor.name: file for tensor in shard}
-        with (out / file).open("wb") as stream:
-            for size in _write_shard(stream, shard, rewrite):
-                done += size
-                on_progress(done, total)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with ThreadPoolExecutor(1) as disk:
+        synchronised = []
+        for number, shard in enumerate(written, start=1):
+            file = SINGLE if len(written) == 1 else f"model-{number:05d}-of-{len(written):05d}.safetensors"
+            weight_map |= {tensor.name: file for tensor in shard}
+            with (out / file).open("wb") as stream:
+                for size in _write_shard(stream, shard, rewrite):
+                    done += size
+                    on_progress(done, total)
+            synchronised.append(disk.submit(_synchronise, out / file))
+        for shard_on_disk in synchronised:
+            shard_on_disk.result()
     if len(written) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (out / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     model.config.save_pretrained(out)
+
+
+def _synchronise(file: Path) -> None:
+    """Waits until a file is on disk."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_shard(stream: BinaryIO, shard: Sequence[_Kept], rewrite: Rewrite) -> Iterator[int]:
