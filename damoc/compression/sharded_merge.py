@@ -69,21 +69,23 @@ def stored_merge(
         alike = [other for other, parts in others.items() if name in parts and parts[name].shape == own.shape]
         if not alike:
             return None
+        for other in alike:
+            source.announce(f"{prefix}.{other}.{name}")
         removed = (read(source, other, name) for other in alike)
         how = (settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
-        return WeightChange.sparse(own, absorbed_delta(own, removed, *how))
+        return WeightChange.of(own, absorbed_delta(own, removed, *how))
 
     def tuned(layer: int, name: str, own: torch.Tensor) -> WeightChange | None:
         if base is None:
             return None
         how = (settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
-        return WeightChange.sparse(own, tuning_delta(own, read(base, layer, name), *how))
+        return WeightChange.of(own, tuning_delta(own, read(base, layer, name), *how))
 
     def patched(layer: int, name: str, own: torch.Tensor) -> WeightChange | None:
         patch = patches[str(layer)]
         found = last_projection(layers[layer], len(patch))
         inner, _, kind = name.rpartition(".")
-        return WeightChange.dense(own, patch_delta(found[1], kind, own, patch)) if found and found[0] == inner else None
+        return WeightChange.of(own, patch_delta(found[1], kind, own, patch)) if found and found[0] == inner else None
 
     methods: dict[str, Callable[[int, str, torch.Tensor], WeightChange | None]] = {
         "rdsc_sparse": absorbed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,13 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         for file in self.files:
             self.tensors |= read_header(file)
+
+    def announce(self, name: str) -> None:
+        """Has the system read a tensor in the background: mapped files are read in small pieces otherwise."""
+        stored = self.tensors[name]
+        if hasattr(os, "posix_fadvise"):
+            with stored.file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), stored.start, stored.size, os.POSIX_FADV_WILLNEED)
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, as it is stored.

@@ -79,6 +79,8 @@ def test_scale_has_to_earn_its_place(losses: dict[float, float], min_gain: float
 
 def sparsify(vectors: list[torch.Tensor], sparsifier: str, density: float, seed: int) -> torch.Tensor:
     found = absorbed_delta(torch.zeros_like(vectors[0]), vectors, sparsifier, density, seed)
+    if isinstance(found, torch.Tensor):
+        return found.view(vectors[0].shape)
     dense = torch.zeros(vectors[0].numel())
     dense[found.where] = found.values
     return dense.view(vectors[0].shape)

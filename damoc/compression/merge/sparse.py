@@ -6,16 +6,19 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
     Choose = Callable[[torch.Tensor], torch.Tensor]
 
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
+"""Entries that are worked on at a time."""
+
 _SAMPLE = 1 << 17
 _DEVIATIONS = 4
+_DENSE = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class Sparse:
 
     where: torch.Tensor
     values: torch.Tensor
+
+    def nonzero(self) -> Sparse:
+        """Without the entries that are 0."""
+        told = self.values != 0
+        return self if told.all() else Sparse(self.where[told], self.values[told])
+
+
+Delta: TypeAlias = "Sparse | torch.Tensor"
+"""What is added to a matrix: some entries, or all of them, float32 and flat."""
 
 
 class Difference:
@@ -87,15 +99,15 @@ class Difference:
         import torch
 
         where, kept = [], []
-        for start in range(0, self.size, _CHUNK):
-            values = self._entries(slice(start, start + _CHUNK))
+        for start in range(0, self.size, CHUNK):
+            values = self._entries(slice(start, start + CHUNK))
             inside = choose(values).nonzero().flatten()
             where.append(inside + start)
             kept.append(values[inside])
         return Sparse(torch.cat(where), torch.cat(kept))
 
 
-def summed(vectors: Iterable[Sparse], size: int) -> Sparse:
+def summed(vectors: Iterable[Sparse], size: int) -> Delta:
     """The sum of sparse vectors of a length, at least one; one of them is in memory at a time."""
     import torch
 
@@ -106,10 +118,10 @@ def summed(vectors: Iterable[Sparse], size: int) -> Sparse:
     total = torch.zeros(size)
     for vector in chain((first, second), pending):
         total.index_add_(0, vector.where, vector.values)
-    return _nonzero(total)
+    return _compact(total)
 
 
-def elected(vectors: Iterable[Sparse], size: int) -> Sparse:
+def elected(vectors: Iterable[Sparse], size: int) -> Delta:
     """Sign election of TIES (arXiv 2306.01708): per entry the mean of those that have the sign of the sum."""
     import torch
 
@@ -126,9 +138,12 @@ def elected(vectors: Iterable[Sparse], size: int) -> Sparse:
         where = vector.where[agrees]
         total.index_add_(0, where, vector.values[agrees])
         votes.index_add_(0, where, torch.ones_like(where, dtype=torch.int16))
-    return _nonzero(total.div_(votes.clamp_(min=1)))
+    return _compact(total.div_(votes.clamp_(min=1)))
 
 
-def _nonzero(dense: torch.Tensor) -> Sparse:
-    where = dense.nonzero().flatten()
-    return Sparse(where, dense[where])
+def _compact(total: torch.Tensor) -> Delta:
+    """In the form that takes less memory."""
+    if _DENSE * int(total.count_nonzero()) > len(total):
+        return total
+    where = total.nonzero().flatten()
+    return Sparse(where, total[where])

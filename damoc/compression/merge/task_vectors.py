@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from damoc.compression.merge.sparse import Difference, Sparse, elected, summed
-from damoc.compression.merge.weights import WeightChange
+from damoc.compression.merge.offloaded import read_weight, weight_change
+from damoc.compression.merge.sparse import Delta, Difference, Sparse, elected, summed
+from damoc.compression.merge.weights import Change
 from damoc.errors import CandidateError
 from damoc.hashing import derive_seed
 
@@ -22,7 +23,7 @@ def removed_minus_anchor(
     sparsifier: str,
     density: float,
     seed: int,
-) -> Iterator[WeightChange]:
+) -> Iterator[Change]:
     """Adds to each matrix of an anchor the sparsified difference of the layers that it absorbs and itself.
 
     The difference of two layers follows RDSC (LaCo, arXiv 2402.11187), the sparsification TIES (arXiv 2306.01708) or
@@ -36,12 +37,14 @@ def removed_minus_anchor(
         seed: decides what ``dare`` drops; each matrix has its own stream.
     """
     for anchor, removed in sorted(groups.items()):
-        others = [dict(layers[index].named_parameters()) for index in removed]
+        others = [(layers[index], dict(layers[index].named_parameters())) for index in removed]
         for name, weight in matrices(layers[anchor]):
-            absorbed = [other[name] for other in others if name in other and other[name].shape == weight.shape]
-            if absorbed:
-                delta = absorbed_delta(weight, absorbed, sparsifier, density, matrix_seed(seed, anchor, name))
-                if change := WeightChange.sparse(weight, delta):
+            alike = [other for other, own in others if name in own and own[name].shape == weight.shape]
+            if alike:
+                own = read_weight(layers[anchor], name)
+                absorbed = (read_weight(other, name) for other in alike)
+                delta = absorbed_delta(own, absorbed, sparsifier, density, matrix_seed(seed, anchor, name))
+                if change := weight_change(layers[anchor], name, delta):
                     yield change
 
 
@@ -52,7 +55,7 @@ def instruct_minus_base(
     sparsifier: str,
     density: float,
     seed: int,
-) -> Iterator[WeightChange]:
+) -> Iterator[Change]:
     """Adds to each matrix of a kept layer what instruction tuning had added to it, sparsified, once more.
 
     At scale s a weight is base + (1 + s) times the kept entries of (instruct - base): task arithmetic (Ilharco et al.,
@@ -78,14 +81,15 @@ def instruct_minus_base(
                     f"{name} of layer {index} has the shape {tuple(weight.shape)}, in the base {tuple(before.shape)}; "
                     "name the checkpoint that the candidate was tuned from",
                 )
-            delta = tuning_delta(weight, before, sparsifier, density, matrix_seed(seed, index, name))
-            if change := WeightChange.sparse(weight, delta):
+            own = read_weight(layers[index], name)
+            delta = tuning_delta(own, before, sparsifier, density, matrix_seed(seed, index, name))
+            if change := weight_change(layers[index], name, delta):
                 yield change
 
 
 def absorbed_delta(
     anchor: torch.Tensor, removed: Iterable[torch.Tensor], sparsifier: str, density: float, seed: int
-) -> Sparse:
+) -> Delta:
     """Sparsified differences of removed matrices and their anchor's, all of one shape, at least one.
 
     Args:
@@ -110,7 +114,7 @@ def absorbed_delta(
     return put_together(map(thin, removed), anchor.numel())
 
 
-def tuning_delta(instruct: torch.Tensor, base: torch.Tensor, sparsifier: str, density: float, seed: int) -> Sparse:
+def tuning_delta(instruct: torch.Tensor, base: torch.Tensor, sparsifier: str, density: float, seed: int) -> Delta:
     """Sparsified difference of a tuned matrix and the one it was tuned from."""
     return absorbed_delta(base, [instruct], sparsifier, density, seed)
 
