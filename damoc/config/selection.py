@@ -95,6 +95,11 @@ class ModelCompression(Section):
         "{0: 70GiB, cpu: 100GiB}. What does not fit stays on disk and is read layer by layer; null loads it all.",
     )
     merge: MergeConfig = Field(default_factory=MergeConfig)
+    control: Literal["first", "all", "none"] | list[str] = Field(
+        "first",
+        description="Candidates that are tuned whole as well, on the same rows, to see what pruning costs: the "
+        "first one, all, none, or a list of ids.",
+    )
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -291,6 +296,21 @@ class SelectionConfig(Section):
         if repeated := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"candidate ids must differ, repeated: {', '.join(repeated)}")
         return candidates
+
+    @model_validator(mode="after")
+    def _controls_are_candidates(self) -> SelectionConfig:
+        known = {candidate.id for candidate in self.candidates}
+        if unknown := [name for name in self.controls() if name not in known]:
+            raise ValueError(f"model_compression.control names {unknown[0]!r}, which is no candidate")
+        return self
+
+    def controls(self) -> tuple[str, ...]:
+        """Ids of the candidates that are tuned whole as well."""
+        ids = [candidate.id for candidate in self.candidates]
+        control = self.model_compression.control
+        if isinstance(control, str):
+            return tuple({"first": ids[:1], "all": ids, "none": []}[control])
+        return tuple(control)
 
     def candidate(self, candidate_id: str) -> Candidate:
         """The candidate of that id."""

@@ -126,6 +126,8 @@ class CandidateRecord:
         zero_shot: scores of the untouched model before any training, by metric.
         zero_shot_rank: 1 is best; None when it was not measured.
         few_shot: scores of the untouched model after worked examples, by metric; empty when it was not measured.
+        control: of a candidate that was tuned whole as well, ``metrics`` of the whole model, ``difference`` of the
+            ranking metric to the proxy (whole minus proxy, lower and upper end) and ``seconds``; empty otherwise.
         importance: per layer, 1 minus the mean cosine similarity of its input and output.
         kept_layers: indices of the layers that the proxy keeps.
         merge: ``scale``, ``accepted`` and calibration ``losses`` by scale (nats per token).
@@ -150,6 +152,7 @@ class CandidateRecord:
     zero_shot: Mapping[str, float] = field(default_factory=dict)
     zero_shot_rank: int | None = None
     few_shot: Mapping[str, float] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
     importance: Sequence[float] = ()
     kept_layers: Sequence[int] = ()
     merge: Mapping[str, Any] = field(default_factory=dict)

@@ -105,7 +105,7 @@ class Bench:
                 "losses": {"original": whole.loss, "pruned": decision.loss},
             }
 
-        rules = settings.model_dump(exclude={"max_memory", "merge", "calibration_rows"})
+        rules = settings.model_dump(exclude={"max_memory", "merge", "calibration_rows", "control"})
         inputs = {**self._given(), "importance": measured.content}
         return self._context.run(Step(PLAN, {**self._reading(), **rules}, inputs, code=(*_DECIDING, *_READING)), work)
 
@@ -128,7 +128,7 @@ class Bench:
             check_surgery(loaded.model, loaded.tokenizer.pad_token_id)
             loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
             loaded.tokenizer.save_pretrained(folder / "model")
-            _forget_origin(folder / "model" / "config.json")
+            forget_origin(folder / "model" / "config.json")
             if outcome.patches:
                 save_file(dict(outcome.patches), folder / PATCHES)
             record = outcome.to_json()
@@ -202,7 +202,7 @@ def _read(result: StepResult, name: str) -> Any:
     return json.loads((result.path() / name).read_text(encoding="utf-8"))
 
 
-def _forget_origin(path: Path) -> None:
+def forget_origin(path: Path) -> None:
     """Takes the folder that a model was loaded from out of its config: it says nothing about the model."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)

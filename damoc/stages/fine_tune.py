@@ -12,6 +12,7 @@ from damoc.data.prompts import template_name
 from damoc.errors import DamocError
 from damoc.hashing import derive_seed
 from damoc.progress import Progress
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
 from damoc.stages.rows import encode_rows, read_examples, write_json
@@ -48,6 +49,11 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
             if context.config.tuning.lr_probe:
                 trial.done(PROBE, probe(context, candidate.candidate_id, *rows, proxy))
             trial.done(NAME, tune(context, candidate.candidate_id, *rows, proxy))
+            if candidate.candidate_id in context.config.controls():
+                with control.spared(candidate.candidate_id):
+                    whole = control.whole_model(control.apart(context), candidate.candidate_id)
+                    trial.done(control.WHOLE, whole)
+                    trial.done(control.TUNED, tune(control.apart(context), candidate.candidate_id, *rows, whole))
         return trial.state.write(context, NAME)
 
 

@@ -13,9 +13,10 @@ from damoc.evaluation.registry import metric_of, task_of
 from damoc.evaluation.row_scores import RowScores
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.load import model_identity
-from damoc.selection.bootstrap import interval
+from damoc.selection.bootstrap import difference, interval
 from damoc.selection.ranking import Standing, explain, rank
 from damoc.selection.record import CandidateRecord, DataEvidence, FunnelStep, SelectionRecord, StageCost
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState
 from damoc.stages.compress_data import FILTER
 from damoc.stages.context import Context, stage
@@ -194,6 +195,7 @@ def _candidate(
         zero_shot=before.summary["metrics"] if before else {},
         zero_shot_rank=zero_shot.get(candidate.id),
         few_shot=shown.summary["metrics"] if shown else {},
+        control=_control(context, state),
         importance=compression.get("importance", ()),
         kept_layers=compression.get("plan", {}).get("keep", ()),
         merge=compression.get("merge", {}),
@@ -202,8 +204,24 @@ def _candidate(
             **({"trainable": tuned.summary["trainable"]} if tuned else {}),
         },
         history=_read(state, "fine_tune", "history.json") or (),
-        costs={name: _cost(step) for name, step in state.steps.items()},
+        costs={name: _cost(step) for name, step in state.steps.items() if name not in control.STEPS},
     )
+
+
+def _control(context: Context, state: CandidateState) -> dict[str, Any]:
+    """What the whole model scores beside its proxy, where it was tuned as well."""
+    if not {PROXY_SCORE, control.SCORED} <= state.steps.keys():
+        return {}
+    settings = context.config.evaluation
+    metric = metric_of(task_of(context.config), settings.metric)
+    whole, proxy = (_scores(state.steps[name])[metric] for name in (control.SCORED, PROXY_SCORE))
+    seed = derive_seed(context.config.seed, NAME)
+    gap = difference(whole, proxy, settings.confidence, settings.bootstrap, seed)
+    return {
+        "metrics": dict(state.steps[control.SCORED].summary["metrics"]),
+        "difference": [round(value, 6) for value in gap],
+        "seconds": sum(state.steps[name].seconds for name in control.STEPS),
+    }
 
 
 def _read(state: CandidateState, step: str, name: str) -> Any:

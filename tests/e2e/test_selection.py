@@ -45,6 +45,20 @@ def test_tuning_taught_the_proxies_something(finished: Finished) -> None:
         assert item.metrics["bits_per_byte"] < item.zero_shot["bits_per_byte"]
 
 
+def test_the_first_candidate_is_tuned_whole_as_well(finished: Finished) -> None:
+    by_id = {item.candidate_id: item for item in finished.selection.record.candidates}
+    whole, proxy = by_id["llama"].control, by_id["llama"].metrics
+    assert not by_id["neox"].control
+    gap, low, high = whole["difference"]
+    assert gap == pytest.approx(whole["metrics"]["bits_per_byte"] - proxy["bits_per_byte"], abs=2e-6)
+    assert low <= gap <= high and gap != 0 and whole["seconds"] > 0
+    assert {"control_model/llama", "control_tuned/llama", "control/llama"} <= set(finished.selection.record.evidence)
+    tracker = _tracker(finished)
+    run = tracker.client.get_run(tracker.candidate_run_id("llama"))
+    assert run.data.metrics["control/bits_per_byte"] == pytest.approx(whole["metrics"]["bits_per_byte"])
+    assert len(tracker.client.get_metric_history(run.info.run_id, "train_loss")) == len(by_id["llama"].history)
+
+
 def test_the_winner_loads_from_the_registry_and_answers(finished: Finished) -> None:
     tracker = _tracker(finished)
     registered = finished.selection.record.registration
@@ -100,7 +114,7 @@ def test_a_rerun_on_the_command_line_reuses_every_step_and_exports(finished: Fin
     assert time.perf_counter() - started < finished.seconds
     record = SelectionRecord.from_json(json.loads(done.stdout))
     costs = [*record.costs.values(), *(cost for item in record.candidates for cost in item.costs.values())]
-    assert len(costs) == 4 + 2 * 4
+    assert len(costs) == 4 + 2 * 6
     assert all(cost.reused for cost in costs)
     assert record.evidence == finished.selection.record.evidence
     assert record.registration["version"] == finished.selection.record.registration["version"]
