@@ -7,6 +7,7 @@ matrices at most, however large the checkpoint is. A finished shard goes to disk
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from damoc.compression.architecture import LayerSurgery, find_layers
 from damoc.errors import CandidateError
-from damoc.models.checkpoint import INDEX, SINGLE, Checkpoint, StoredTensor
+from damoc.models.checkpoint import INDEX, SINGLE, Checkpoint, StoredTensor, floats
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +32,25 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class _Kept:
-    """A tensor of the proxy: its new name, where it lies, and, in a layer, the layer's old index and its inner name."""
+    """A tensor of the proxy, and where it comes from.
+
+    Args:
+        name: in the proxy.
+        origin: its name in the source.
+        stored: where it lies.
+        dtype: in the proxy, as safetensors names it.
+        size: bytes in the proxy.
+        layer: of the whole model, None outside of the layers.
+        inner: its name within the layer.
+    """
 
     name: str
+    origin: str
     stored: StoredTensor
-    layer: int | None = None
-    inner: str = ""
+    dtype: str
+    size: int
+    layer: int | None
+    inner: str
 
 
 def skeleton(config: Any) -> Any:
@@ -55,8 +69,11 @@ def prune_checkpoint(
     out: Path,
     rewrite: Rewrite = lambda layer, name: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> None:
     """Writes weights and config of a pruned model; each shard of the source becomes a smaller one.
+
+    Tensors stand in a shard as safetensors orders them, so a single shard has the bytes that ``save_pretrained`` gives.
 
     Args:
         source: weights of the whole model.
@@ -64,8 +81,9 @@ def prune_checkpoint(
         keep: layers that stay, ascending.
         out: existing folder that receives the files; a reader takes them for whole once ``config.json`` is there.
         rewrite: called with a kept layer of the whole model and a tensor's name within it; returns its new weight, of
-            the same shape and dtype, or None where it stays as it is.
+            the shape and dtype that the proxy stores, or None where it stays as it is.
         on_progress: called with (bytes done, bytes).
+        dtypes: in which floating-point tensors are stored, by their names in the proxy; without one, as they are.
 
     Raises:
         CandidateError: ``incompatible``, when the layers of the checkpoint cannot be told by their names.
@@ -85,14 +103,16 @@ def prune_checkpoint(
         )
     place = {layer: index for index, layer in enumerate(keep)}
     shards: dict[Path, list[_Kept]] = {file: [] for file in source.files}
-    for name, stored in source.tensors.items():
-        if (match := matches[name]) is None:
-            shards[stored.file].append(_Kept(name, stored))
-        elif (layer := int(match[2])) in place:
-            shards[stored.file].append(_Kept(f"{match[1]}{place[layer]}.{match[3]}", stored, layer, match[3]))
+    for origin, stored in source.tensors.items():
+        match = matches[origin]
+        layer, inner = (None, "") if match is None else (int(match[2]), match[3])
+        if match is None or layer in place:
+            name = origin if match is None else f"{match[1]}{place[int(match[2])]}.{inner}"
+            dtype, size = _stored_as(stored, (dtypes or {}).get(name))
+            shards[stored.file].append(_Kept(name, origin, stored, dtype, size, layer, inner))
 
-    written = [kept for kept in shards.values() if kept]
-    total = sum(tensor.stored.size for shard in written for tensor in shard)
+    written = [sorted(kept, key=_order) for kept in shards.values() if kept]
+    total = sum(tensor.size for shard in written for tensor in shard)
     done = 0
     weight_map: dict[str, str] = {}
     with ThreadPoolExecutor(1) as disk:
@@ -101,7 +121,7 @@ def prune_checkpoint(
             file = SINGLE if len(written) == 1 else f"model-{number:05d}-of-{len(written):05d}.safetensors"
             weight_map |= {tensor.name: file for tensor in shard}
             with (out / file).open("wb") as stream:
-                for size in _write_shard(stream, shard, rewrite):
+                for size in _write_shard(stream, source, shard, rewrite):
                     done += size
                     on_progress(done, total)
             synchronised.append(disk.submit(_synchronise, out / file))
@@ -122,25 +142,38 @@ def _synchronise(file: Path) -> None:
         os.close(descriptor)
 
 
-def _write_shard(stream: BinaryIO, shard: Sequence[_Kept], rewrite: Rewrite) -> Iterator[int]:
+def _write_shard(stream: BinaryIO, source: Checkpoint, shard: Sequence[_Kept], rewrite: Rewrite) -> Iterator[int]:
     """Writes header and tensors; yields the bytes of each tensor."""
     stream.write(_header(shard))
     for tensor in shard:
         changed = None if tensor.layer is None else rewrite(tensor.layer, tensor.inner)
+        if changed is None and tensor.dtype != tensor.stored.dtype:
+            changed = source.tensor(tensor.origin).to(floats()[tensor.dtype])
         if changed is None:
             _copy(tensor.stored, stream)
         else:
-            stream.write(_bytes(changed, tensor.stored))
-        yield tensor.stored.size
+            stream.write(_bytes(changed, tensor))
+        yield tensor.size
+
+
+def _stored_as(stored: StoredTensor, dtype: torch.dtype | None) -> tuple[str, int]:
+    """How a tensor that is to have a dtype is stored: name of the dtype, bytes."""
+    wanted = next((name for name, own in floats().items() if own == dtype), None)
+    if dtype is None or wanted is None or stored.dtype not in floats():
+        return stored.dtype, stored.size
+    return wanted, math.prod(stored.shape) * dtype.itemsize
+
+
+def _order(tensor: _Kept) -> tuple[int, str]:
+    return -tensor.size // max(1, math.prod(tensor.stored.shape)), tensor.name
 
 
 def _header(shard: Sequence[_Kept]) -> bytes:
     entries: dict[str, Mapping[str, Any]] = {"__metadata__": {"format": "pt"}}
     at = 0
     for tensor in shard:
-        stored = tensor.stored
-        end = at + stored.size
-        entries[tensor.name] = {"dtype": stored.dtype, "shape": list(stored.shape), "data_offsets": [at, end]}
+        end = at + tensor.size
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.stored.shape), "data_offsets": [at, end]}
         at = end
     raw = json.dumps(entries, separators=(",", ":")).encode("utf-8")
     raw += b" " * (-len(raw) % _ALIGNMENT)
@@ -160,10 +193,10 @@ def _copy(stored: StoredTensor, stream: BinaryIO) -> None:
             left -= size
 
 
-def _bytes(tensor: torch.Tensor, stored: StoredTensor) -> memoryview:
+def _bytes(value: torch.Tensor, tensor: _Kept) -> memoryview:
     import torch
 
-    raw = tensor.detach().contiguous().view(torch.uint8).numpy().data.cast("B")
-    if tuple(tensor.shape) != stored.shape or raw.nbytes != stored.size:
-        raise ValueError(f"a rewritten tensor is {tensor.dtype} {tuple(tensor.shape)}, stored as {stored.dtype}")
+    raw = value.detach().contiguous().view(torch.uint8).numpy().data.cast("B")
+    if tuple(value.shape) != tensor.stored.shape or raw.nbytes != tensor.size:
+        raise ValueError(f"{tensor.name} is {value.dtype} {tuple(value.shape)}, to be stored as {tensor.dtype}")
     return raw

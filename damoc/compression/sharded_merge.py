@@ -28,6 +28,7 @@ def stored_merge(
     settings: MergeConfig,
     patches: Mapping[str, torch.Tensor],
     base: Checkpoint | None = None,
+    dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> Rewrite:
     """What :func:`damoc.compression.sharded.prune_checkpoint` asks for each weight.
 
@@ -38,6 +39,7 @@ def stored_merge(
         settings: of the merge.
         patches: maps of a linear patch, by anchor.
         base: weights that the candidate was tuned from, for ``instruct_delta``.
+        dtypes: as for ``prune_checkpoint``; a merge is computed from weights of the dtype that they are stored in.
 
     Raises:
         CandidateError: ``incompatible``, when the checkpoint names the weights that change in another way.
@@ -45,6 +47,7 @@ def stored_merge(
     scale, seed = float(record["merge"]["scale"]), int(record["seed"])
     model = skeleton(config)
     layers, prefix = LayerSurgery(model).layers, find_layers(model)
+    place = {layer: index for index, layer in enumerate(record["plan"]["keep"])}
     groups = anchors(record["plan"]["keep"], record["plan"]["remove"], settings.anchor)
 
     changing = {
@@ -71,7 +74,7 @@ def stored_merge(
             return None
         for other in alike:
             source.announce(f"{prefix}.{other}.{name}")
-        removed = (read(source, other, name) for other in alike)
+        removed = (read(source, other, name).to(own.dtype) for other in alike)
         how = (settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
         return WeightChange.of(own, absorbed_delta(own, removed, *how))
 
@@ -99,6 +102,7 @@ def stored_merge(
         if settings.method != "linear_patch" and name not in dict(matrices(layers[layer])):
             return None
         own = read(source, layer, name)
+        own = own.to((dtypes or {}).get(f"{prefix}.{place[layer]}.{name}", own.dtype))
         if change := methods[settings.method](layer, name, own):
             change.apply(scale)
         return own if change else None

@@ -79,6 +79,13 @@ class Checkpoint:
             return found
 
 
+def floats() -> dict[str, torch.dtype]:
+    """The floating-point numbers that models compute with, by the names that safetensors has for them."""
+    import torch
+
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, in the order of their bytes.
 
