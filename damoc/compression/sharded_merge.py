@@ -67,13 +67,20 @@ def stored_merge(
     def read(checkpoint: Checkpoint, layer: int, name: str) -> torch.Tensor:
         return checkpoint.tensor(f"{prefix}.{layer}.{name}")
 
+    def announce(layer: int, name: str) -> None:
+        """Has what this matrix and the next one of its layer absorb read while the first is worked on."""
+        names = sorted(own for own, _ in matrices(layers[layer]))
+        at = names.index(name)
+        for own in names[at : at + 2]:
+            for other in (layer, *groups[layer]):
+                source.announce(f"{prefix}.{other}.{own}")
+
     def absorbed(layer: int, name: str, own: torch.Tensor) -> WeightChange | None:
         others = {other: dict(layers[other].named_parameters()) for other in groups[layer]}
         alike = [other for other, parts in others.items() if name in parts and parts[name].shape == own.shape]
         if not alike:
             return None
-        for other in alike:
-            source.announce(f"{prefix}.{other}.{name}")
+        announce(layer, name)
         removed = (read(source, other, name).to(own.dtype) for other in alike)
         how = (settings.sparsifier, settings.density, matrix_seed(seed, layer, name))
         return WeightChange.of(own, absorbed_delta(own, removed, *how))

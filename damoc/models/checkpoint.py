@@ -58,9 +58,9 @@ class Checkpoint:
             self.tensors |= read_header(file)
 
     def announce(self, name: str) -> None:
-        """Has the system read a tensor in the background: mapped files are read in small pieces otherwise."""
-        stored = self.tensors[name]
-        if hasattr(os, "posix_fadvise"):
+        """Has the system read a tensor, if there is one, in the background: at its use it would come in small pieces."""
+        stored = self.tensors.get(name)
+        if stored and hasattr(os, "posix_fadvise"):
             with stored.file.open("rb") as stream:
                 os.posix_fadvise(stream.fileno(), stored.start, stored.size, os.POSIX_FADV_WILLNEED)
 
