@@ -58,7 +58,7 @@ class Checkpoint:
             self.tensors |= read_header(file)
 
     def announce(self, name: str) -> None:
-        """Has the system read a tensor, if there is one, in the background: at its use it would come in small pieces."""
+        """Has the system read a tensor, if there is one, in the background: at its use it comes in small pieces."""
         stored = self.tensors.get(name)
         if stored and hasattr(os, "posix_fadvise"):
             with stored.file.open("rb") as stream:

@@ -19,6 +19,7 @@ from damoc.compression.merge.anchors import Side, anchors
 from damoc.compression.merge.task_vectors import absorbed_delta, instruct_minus_base, removed_minus_anchor
 from damoc.config import MergeConfig
 from damoc.errors import CandidateError, DamocError
+from damoc.models.load import load_model
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 6, "vocab_size": 99}
 
@@ -220,3 +221,25 @@ def test_a_base_of_another_shape_or_family_is_refused(tmp_path: Path) -> None:
         list(instruct_minus_base(layers, (0,), base_weights(model, str(tmp_path / "other"), None), "ties", 0.1, 7))
     with pytest.raises(DamocError, match="model.safetensors is missing"):
         base_weights(model, str(tmp_path), None)
+
+
+@pytest.mark.parametrize("method", ["rdsc_sparse", "linear_patch"])
+def test_a_merge_of_offloaded_weights_is_that_of_weights_in_memory_and_can_be_taken_back(
+    zoo: Path, method: str
+) -> None:
+    ids = torch.randint(3, 2000, (4, 30), generator=torch.Generator().manual_seed(2))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    keep, remove = (0, 1, 3, 4, 7, 8, 10, 11), (2, 5, 6, 9)
+    found: dict[str, list[torch.Tensor]] = {"memory": [], "disk": []}
+    for place, limit in (("memory", None), ("disk", {"cpu": "3MiB"})):
+        model = load_model(str(zoo / "tiny-llama-cloud"), max_memory=limit).model
+        surgery = LayerSurgery(model)
+        surgery.keep(keep)
+        merge = build_merge(model, Ingredients(surgery, keep, remove, MergeConfig(method=method), 7), [batch])
+        for scale in (0.0, 0.5, 0.25, 0.0):
+            merge.apply(scale)
+            with torch.inference_mode():
+                found[place].append(model(**batch).logits)
+    plain, half, quarter, again = found["memory"]
+    assert torch.equal(plain, again) and not torch.equal(plain, half) and not torch.equal(half, quarter)
+    assert all(torch.equal(one, other) for one, other in zip(found["memory"], found["disk"], strict=True))
