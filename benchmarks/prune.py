@@ -182,8 +182,9 @@ SAME = {
 
 def child(task: str, folder: Path, argument: str) -> None:
     """Does one task in this process and prints what it took."""
-    import peft.utils.merge_utils  # noqa: F401
     from transformers import LlamaForCausalLM  # noqa: F401
+
+    import damoc.compression.sharded_merge  # noqa: F401
 
     seconds, cpu = 0.0, time.process_time()
     if task == "write":

@@ -65,6 +65,7 @@ def stored_merge(
         )
 
     def read(checkpoint: Checkpoint, layer: int, name: str) -> torch.Tensor:
+        checkpoint.announce(f"{prefix}.{layer}.{name}")
         return checkpoint.tensor(f"{prefix}.{layer}.{name}")
 
     def announce(layer: int, name: str) -> None:

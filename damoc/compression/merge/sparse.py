@@ -57,11 +57,13 @@ class Difference:
 
     def largest(self, count: int) -> Sparse:
         """The entries of largest magnitude; of equal ones the first."""
+        import torch
+
         if count == 0:
-            return self._where(lambda values: values != values)
+            return Sparse(torch.empty(0, dtype=torch.int64), torch.empty(0))
         found = self._where(self._roughly(count))
         if len(found.where) < count:
-            found = self._where(lambda values: values == values)
+            found = self._where(lambda values: torch.ones_like(values, dtype=torch.bool))
         sizes = found.values.abs()
         least = sizes.kthvalue(len(sizes) - count + 1).values
         chosen = sizes > least
