@@ -1,7 +1,7 @@
 """APPLY: prunes and merges a checkpoint on disk, shard by shard; no model is loaded.
 
 What stays as it is, is copied byte by byte; a weight that a merge changes is computed by itself. So memory holds a few
-matrices at most, however large the checkpoint is. A finished shard goes to disk while the next one is computed.
+matrices at most, however large the checkpoint is. Copying, computing and waiting for the disk have a thread each.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from damoc.compression.architecture import LayerSurgery, find_layers
 from damoc.errors import CandidateError
@@ -113,47 +114,76 @@ def prune_checkpoint(
 
     written = [sorted(kept, key=_order) for kept in shards.values() if kept]
     total = sum(tensor.size for shard in written for tensor in shard)
-    done = 0
-    weight_map: dict[str, str] = {}
-    with ThreadPoolExecutor(1) as disk:
-        synchronised = []
-        for number, shard in enumerate(written, start=1):
-            file = SINGLE if len(written) == 1 else f"model-{number:05d}-of-{len(written):05d}.safetensors"
-            weight_map |= {tensor.name: file for tensor in shard}
-            with (out / file).open("wb") as stream:
-                for size in _write_shard(stream, source, shard, rewrite):
-                    done += size
-                    on_progress(done, total)
-            synchronised.append(disk.submit(_synchronise, out / file))
-        for shard_on_disk in synchronised:
-            shard_on_disk.result()
+    names = [f"model-{number:05d}-of-{len(written):05d}.safetensors" for number in range(1, len(written) + 1)]
+    files = dict(zip(names if len(written) > 1 else [SINGLE], written, strict=True))
+    done, counting = 0, Lock()
+
+    def report(size: int) -> None:
+        nonlocal done
+        with counting:
+            done += size
+            on_progress(done, total)
+
+    with ThreadPoolExecutor(1) as copying, ThreadPoolExecutor(1) as disk:
+        try:
+            on_disk = []
+            for file, shard in files.items():
+                copies = _write_shard(out / file, source, shard, rewrite, copying, report)
+                on_disk.append(disk.submit(_synchronise, out / file, copies))
+            for shard_on_disk in on_disk:
+                shard_on_disk.result()
+        except BaseException:
+            copying.shutdown(wait=False, cancel_futures=True)
+            raise
     if len(written) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        weight_map = sorted((tensor.name, file) for file, shard in files.items() for tensor in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(weight_map)}
         (out / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     model.config.save_pretrained(out)
 
 
-def _synchronise(file: Path) -> None:
-    """Waits until a file is on disk."""
+def _write_shard(
+    file: Path,
+    source: Checkpoint,
+    shard: Sequence[_Kept],
+    rewrite: Rewrite,
+    copying: Executor,
+    report: Callable[[int], None],
+) -> list[Future[None]]:
+    """Writes header and changed tensors; the others are copied to their places in the background.
+
+    Returns:
+        The copies that are under way.
+    """
+    copies = []
+    header = _header(shard)
+    with file.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + sum(tensor.size for tensor in shard))
+        at = len(header)
+        for tensor in shard:
+            changed = None if tensor.layer is None else rewrite(tensor.layer, tensor.inner)
+            if changed is None and tensor.dtype != tensor.stored.dtype:
+                changed = source.tensor(tensor.origin).to(floats()[tensor.dtype])
+            if changed is None:
+                copies.append(copying.submit(_copy, tensor.stored, file, at, report))
+            else:
+                stream.seek(at)
+                stream.write(_bytes(changed, tensor))
+                report(tensor.size)
+            at += tensor.size
+    return copies
+
+
+def _synchronise(file: Path, copies: Sequence[Future[None]]) -> None:
+    """Waits until a file is whole and on disk."""
+    for copy in copies:
+        copy.result()
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_shard(stream: BinaryIO, source: Checkpoint, shard: Sequence[_Kept], rewrite: Rewrite) -> Iterator[int]:
-    """Writes header and tensors; yields the bytes of each tensor."""
-    stream.write(_header(shard))
-    for tensor in shard:
-        changed = None if tensor.layer is None else rewrite(tensor.layer, tensor.inner)
-        if changed is None and tensor.dtype != tensor.stored.dtype:
-            changed = source.tensor(tensor.origin).to(floats()[tensor.dtype])
-        if changed is None:
-            _copy(tensor.stored, stream)
-        else:
-            stream.write(_bytes(changed, tensor))
-        yield tensor.size
 
 
 def _stored_as(stored: StoredTensor, dtype: torch.dtype | None) -> tuple[str, int]:
@@ -180,17 +210,20 @@ def _header(shard: Sequence[_Kept]) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _copy(stored: StoredTensor, stream: BinaryIO) -> None:
-    with stored.file.open("rb", buffering=0) as source:
+def _copy(stored: StoredTensor, file: Path, at: int, report: Callable[[int], None]) -> None:
+    with stored.file.open("rb", buffering=0) as source, file.open("r+b", buffering=0) as target:
         source.seek(stored.start)
+        target.seek(at)
         left = stored.size
         buffer = memoryview(bytearray(min(_CHUNK, left)))
         while left:
             size = source.readinto(buffer[: min(_CHUNK, left)])
             if not size:
                 raise OSError(f"{stored.file} ended while it was copied")
-            stream.write(buffer[:size])
+            if target.write(buffer[:size]) != size:
+                raise OSError(f"{file} could not be written")
             left -= size
+    report(stored.size)
 
 
 def _bytes(value: torch.Tensor, tensor: _Kept) -> memoryview:
