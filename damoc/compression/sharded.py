@@ -6,6 +6,7 @@ matrices at most, however large the checkpoint is. Copying, computing and waitin
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -55,12 +56,12 @@ class _Kept:
 
 
 def skeleton(config: Any) -> Any:
-    """The model that a config describes, without weights (on the meta device)."""
+    """The model that a config describes, without weights (on the meta device); it has a config of its own."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config))
 
 
 def prune_checkpoint(
@@ -177,8 +178,8 @@ def _write_shard(
 
 def _synchronise(file: Path, copies: Sequence[Future[None]]) -> None:
     """Waits until a file is whole and on disk."""
-    for copy in copies:
-        copy.result()
+    for each in copies:
+        each.result()
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
