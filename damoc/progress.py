@@ -6,7 +6,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 EVENTS_VARIABLE = "DAMOC_PROGRESS_FILE"
 _EVENT_SECONDS, _LINE_SECONDS = 0.2, 10.0
@@ -65,3 +67,14 @@ def emit(event: str, **values: object) -> None:
             os.write(handle, line.encode("utf-8"))
         finally:
             os.close(handle)
+
+
+def new_lines(stream: TextIO) -> Iterator[Any]:
+    """The JSON values of whole lines that were appended to a file since it was read last."""
+    while True:
+        start = stream.tell()
+        line = stream.readline()
+        if not line.endswith("\n"):
+            stream.seek(start)
+            return
+        yield json.loads(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -142,6 +142,24 @@ class TuningBudget(Section):
     amount: float = Field(gt=0)
 
 
+class TrainJobConfig(Section):
+    """Several machines for one training: a TrainJob of Kubeflow Trainer 2."""
+
+    nodes: int = Field(ge=2, description="Machines.")
+    gpus: int = Field(1, ge=0, description="GPUs of each, with one process a GPU; 0: one process on the CPU.")
+    cpu: str = Field("4", description="Cores of each, as Kubernetes writes it.")
+    memory: str = Field("32Gi", description="Memory of each; a whole proxy has to fit.")
+    image: str = Field(description="Image with damoc, best pinned by digest.")
+    claim: str = Field(description="PersistentVolumeClaim (ReadWriteMany) that the workspace lies on.")
+    mount: str = Field(description="Where that volume is mounted, in the pods of the pipeline as well.")
+    namespace: str | None = Field(None, description="Of the TrainJob; null is that of the pod which submits it.")
+    runtime: str = Field("damoc-torch", description="Training runtime, see manifests/trainer.")
+    runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
+    queue: str | None = Field(None, description="Local queue of Kueue; null starts at once.")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[dict[str, str]] = Field(default_factory=list)
+
+
 class TuningConfig(Section):
     """Fine-tuning, the same budget for every candidate."""
 
@@ -176,6 +194,16 @@ class TuningConfig(Section):
     checkpoint_minutes: float = Field(10.0, gt=0, description="A killed training goes on from its last checkpoint.")
     timeout_minutes: float = Field(240.0, gt=0, description="A candidate that trains longer is recorded as 'timeout'.")
 
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Processes of a machine that share a training, each with a part of the weights: a number; auto, "
+        "one for each of its GPUs; or null, one that has them all.",
+    )
+
+    train_job: TrainJobConfig | None = Field(
+        None, description="Machines that share a training; null: all stays in the pod or on the laptop."
+    )
+
     @field_validator("lr_probe")
     @classmethod
     def _rates_to_compare(cls, rates: list[float]) -> list[float]:
@@ -189,6 +217,18 @@ class TuningConfig(Section):
         if isinstance(raw, dict) and raw.get("method") == "full":
             return {"learning_rate": 2e-5, **raw}
         return raw
+
+    @model_validator(mode="after")
+    def _shared(self) -> TuningConfig:
+        if self.processes is None and self.train_job is None:
+            return self
+        if self.method == "qlora":
+            raise ValueError("processes do not share weights of 4 bits: take lora, or leave out processes, train_job")
+        if self.lr_probe:
+            raise ValueError("a probe of learning rates needs one process: empty lr_probe, or no processes, train_job")
+        if self.processes is not None and self.train_job is not None:
+            raise ValueError("train_job says how many processes there are: leave out processes")
+        return self
 
 
 class BertScoreConfig(Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from damoc import progress
-from damoc.progress import EVENTS_VARIABLE, Progress, emit
+from damoc.progress import EVENTS_VARIABLE, Progress, emit, new_lines
 
 
 class Clock:
@@ -86,3 +86,14 @@ def test_a_log_line_says_how_fast_it_goes_and_what_is_left(clock, lines_only, ca
 def test_work_without_items_is_done_at_once(clock, lines_only, capsys):
     Progress("condense", "", "texts")(0, 0)
     assert capsys.readouterr().err == "condense 0/0 texts\n"
+
+
+def test_only_whole_lines_are_read_and_each_once(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('[1]\n{"a": ')
+    with path.open() as stream, path.open("a") as other:
+        assert list(new_lines(stream)) == [[1]]
+        assert list(new_lines(stream)) == []
+        other.write("2}\n[3]\n")
+        other.flush()
+        assert list(new_lines(stream)) == [{"a": 2}, [3]]
