@@ -130,8 +130,6 @@ class ModelCompression(Section):
             raise ValueError(f"{' and '.join(named)} are budgets of their own: keep one of them")
         if self.depth is not None and self.depth < self.min_layers:
             raise ValueError(f"depth {self.depth} is below min_layers {self.min_layers}: lower min_layers too")
-        if self.max_memory is not None and self.merge.method != "none":
-            raise ValueError("weights that max_memory leaves on disk cannot be merged: set merge.method to none")
         return self
 
 

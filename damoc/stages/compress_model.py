@@ -121,18 +121,22 @@ class Bench:
 
             from damoc.compression import check_surgery, replay
             from damoc.compression.merge import base_weights
+            from damoc.compression.offloaded import save_offloaded
 
             loaded = self._loaded
             base = base_weights(loaded.model, str(candidate.base), candidate.base_revision) if needs_base else None
             outcome = self._maker.merge(replay(_read(planned, "plan.json")), merging, seed, base)
             check_surgery(loaded.model, loaded.tokenizer.pad_token_id)
-            loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
+            record = {**outcome.to_json(), "seed": seed, "merge_settings": merging.model_dump()}
+            if self._settings.max_memory is None:
+                loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
+            else:
+                save_offloaded(loaded.model, candidate, record, outcome.patches, folder / "model")
             loaded.tokenizer.save_pretrained(folder / "model")
             forget_origin(folder / "model" / "config.json")
             if outcome.patches:
                 save_file(dict(outcome.patches), folder / PATCHES)
-            record = outcome.to_json()
-            write_json(folder / "compression.json", {**record, "seed": seed, "merge_settings": merging.model_dump()})
+            write_json(folder / "compression.json", record)
             return {
                 "layers_kept": len(record["plan"]["keep"]),
                 "layers": len(record["importance"]),
