@@ -74,6 +74,7 @@ def ours(model: Any, rows: Sequence[Encoded], steps: int) -> float:
 def compare(base: Any, rows: Sequence[Encoded]) -> dict[str, Any]:
     """Seconds of both ways on copies of a model, their ratio, and the losses that they end with."""
     steps = -(-len(rows) // SETTINGS.batch_size)
+    tokens = sum(len(row.ids) for row in rows)
     ways = {"bare": bare, "ours": ours}
     times: dict[str, list[float]] = {name: [] for name in ways}
     losses: dict[str, float] = {}
@@ -87,12 +88,20 @@ def compare(base: Any, rows: Sequence[Encoded]) -> dict[str, Any]:
     ratios = np.divide(times["ours"], times["bare"])
     return {
         "steps": steps,
-        "tokens": sum(len(row.ids) for row in rows),
+        "tokens": tokens,
+        "share of padding": round(1 - tokens / _padded(rows), 3),
         "seconds": {name: round(float(np.median(values)), 3) for name, values in times.items()},
         "times the bare loop": round(float(np.median(ratios)), 3),
         "lowest and highest": [round(float(ratios.min()), 3), round(float(ratios.max()), 3)],
         "last loss": {name: round(loss, 4) for name, loss in losses.items()},
     }
+
+
+def _padded(rows: Sequence[Encoded]) -> int:
+    """Tokens of an epoch with their padding."""
+    lengths = [len(row.ids) for row in rows]
+    batches = islice(training_batches(lengths, SETTINGS.batch_size, SEED), -(-len(rows) // SETTINGS.batch_size))
+    return sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
 
 
 def main(results: Path = ROOT / "benchmarks/results/tuning.json") -> None:
@@ -110,7 +119,7 @@ def main(results: Path = ROOT / "benchmarks/results/tuning.json") -> None:
         rows = [encode(reference.tokenizer, example, longest) for example in examples[:count]]
         measured[name] = compare(base, rows)
         print(name, measured[name], flush=True)
-        write_results(results, {"machine": machine, "threads": 1, "models": measured})
+        write_results(results, {"machine": machine, "threads": 1, "repeats": REPEATS, "models": measured})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import yaml
 from damoc.config import SelectionConfig, parse_config, read_yaml
 from damoc.errors import DamocError, Problem
 from damoc.overrides import override
-from damoc.progress import EVENTS_VARIABLE
+from damoc.progress import EVENTS_VARIABLE, new_lines
 from damoc.selection.record import CandidateRecord, SelectionRecord
 from damoc.stages.candidate import LOOP_WORKERS_VARIABLE
 from damoc.stages.context import Context, config_hash, publish_config
@@ -198,24 +198,16 @@ def _run_child(context: Context, config_uri: str, folder: Path, log: Path, on_ev
         )
         try:
             while child.poll() is None:
-                _drain(stream, on_event)
+                for event in new_lines(stream):
+                    on_event(event)
                 time.sleep(_POLL_SECONDS)
-            _drain(stream, on_event)
+            for event in new_lines(stream):
+                on_event(event)
         except BaseException:
             _stop(child)
             context.tracker.close_selection("KILLED")
             raise
     return child.returncode
-
-
-def _drain(stream: Any, on_event: OnEvent) -> None:
-    while True:
-        start = stream.tell()
-        line = stream.readline()
-        if not line.endswith("\n"):
-            stream.seek(start)
-            return
-        on_event(json.loads(line))
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

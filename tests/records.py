@@ -14,6 +14,7 @@ from damoc.selection.record import (
     DataEvidence,
     Distribution,
     FunnelStep,
+    LayerEvidence,
     Sample,
     SelectionRecord,
     StageCost,
@@ -122,8 +123,29 @@ def make_record(higher_is_better: bool = True, **changes: Any) -> SelectionRecor
             "run_id": _sha("run")[:32],
         },
         data_evidence=data_evidence(),
+        evaluation={
+            "task": "choice" if higher_is_better else "generation",
+            "rows": 3_610,
+            "shots": 3,
+            "higher_is_better": {metric: higher_is_better, "rouge_l": True},
+        },
     )
     return replace(record, **changes)
+
+
+def deep_record(layers: int = 80, candidates: int = 12) -> SelectionRecord:
+    """Many deep candidates, ranked; every other one with an accepted merge.
+
+    Args:
+        layers: of each candidate.
+        candidates: their number.
+    """
+    plain = make_record()
+    deep = []
+    for index in range(candidates):
+        base = replace(plain.candidates[index % 6], candidate_id=f"candidate-{index}", rank=index + 1)
+        deep.append(_compressed(base, layers, index, accepted=index % 2 == 0))
+    return replace(plain, candidates=deep, winner="candidate-0")
 
 
 def data_evidence() -> DataEvidence:
@@ -203,34 +225,21 @@ def _candidate(index: int, metric: str, higher_is_better: bool) -> CandidateReco
     base = CandidateRecord(name, model, _sha(model)[:40], licence, "ok")
     quality = 0.842 - 0.021 * index
     score = quality if higher_is_better else 1.9 - quality
-    importance = [
-        round(0.04 + 0.3 * math.exp(-i / 2) + 0.2 * math.exp(i - layers + 0.5) + 0.03 * rng.random(), 6)
-        for i in range(layers)
-    ]
-    kept = sorted(sorted(range(layers), key=lambda i: -importance[i])[: layers - layers // 4])
     zero = quality - 0.25 + 0.03 * rng.random()
     base = replace(
         base,
         zero_shot={metric: zero if higher_is_better else 1.9 - zero, "rouge_l": 0.21 + 0.01 * rng.random()},
         zero_shot_rank=_ZERO_SHOT_RANKS[index],
-        importance=importance,
-        kept_layers=kept,
-        merge={
-            "method": "magnitude",
-            "scale": 0.05 if index % 3 == 0 else 0.0,
-            "accepted": index % 3 == 0,
-            "losses": {
-                "0.0": 2.4127,
-                "0.02": 2.398 if index % 3 == 0 else 2.4311,
-                "0.05": 2.3874 if index % 3 == 0 else 2.5012,
-            },
-        },
+        zero_shot_intervals={metric: [zero - 0.02, zero + 0.019]},
+        few_shot={metric: 0.5 * (quality + zero) if higher_is_better else 1.9 - 0.5 * (quality + zero)},
+        few_shot_intervals={metric: [0.31, 0.37]},
         parameters={"original": size, "proxy": int(size * 0.79), "trainable": 12_582_912},
         costs={
             stage: StageCost(20.0 + 611.3 * (stage == "fine_tune") + 7 * index, 4_100.0 + 90 * index, index == 2)
             for stage in _STAGES
         },
     )
+    base = _compressed(base, layers, index, accepted=index % 3 == 0)
     if index == 7:
         return replace(
             CandidateRecord(name, model, base.revision, licence, "incompatible"),
@@ -245,16 +254,65 @@ def _candidate(index: int, metric: str, higher_is_better: bool) -> CandidateReco
             status="diverged",
             reason="the loss became NaN at step 61",
             history=[*history[:20], *broken],
-            kept_layers=kept,
+            losses={"calibration": base.losses["calibration"]},
         )
     return replace(
         base,
         rank=index + 1,
         metrics={metric: score, "rouge_l": 0.61 - 0.02 * index},
         interval=(score - 0.014, score + 0.013),
+        intervals={metric: [score - 0.014, score + 0.013], "rouge_l": [0.5, 0.65]},
         p_best=(0.7105, 0.2411, 0.0402, 0.0082, 0.0, 0.0)[index],
         among_best=index < 2,
         history=history,
+        control=_control(metric, score) if index == 0 else {},
+    )
+
+
+def _control(metric: str, score: float) -> dict[str, Any]:
+    return {
+        "metrics": {metric: score + 0.011, "rouge_l": 0.64},
+        "difference": [0.011, -0.0042, 0.0263],
+        "seconds": 912.4,
+    }
+
+
+def _compressed(base: CandidateRecord, layers: int, index: int, accepted: bool) -> CandidateRecord:
+    """A candidate with layers measured, the least important quarter of them chosen and the last of these given back."""
+    rng = random.Random(100 + index)
+    importance = [
+        round(0.04 + 0.3 * math.exp(-i / 2) + 0.2 * math.exp(i - layers + 0.5) + 0.03 * rng.random(), 6)
+        for i in range(layers)
+    ]
+    order = sorted(range(1, layers - 1), key=lambda i: importance[i])[: layers // 4]
+    removed = sorted(order[:-1])
+    kept = [i for i in range(layers) if i not in removed]
+    anchors: dict[str, list[int]] = {}
+    for layer in removed:
+        anchors.setdefault(str(max(i for i in kept if i < layer)), []).append(layer)
+    distances = [
+        [round(min(0.7, 0.02 + 0.2 * math.exp(-i) + 0.7 * n / layers), 6) for n in range(layers - i)]
+        for i in range(layers)
+    ]
+    losses = {"original": 2.2013, "pruned": 2.4127, **({"merged": 2.3874} if accepted else {})}
+    return replace(
+        base,
+        importance=importance,
+        kept_layers=kept,
+        layer_evidence=LayerEvidence(
+            "lowest", [0, layers - 1], order, [order[-1]], anchors if accepted else {}, distances
+        ),
+        merge={
+            "method": "rdsc_sparse",
+            "scale": 0.05 if accepted else 0.0,
+            "accepted": accepted,
+            "losses": {
+                "0.0": 2.4127,
+                "0.02": 2.398 if accepted else 2.4311,
+                "0.05": 2.3874 if accepted else 2.5012,
+            },
+        },
+        losses={"calibration": losses, "validation": {"untuned": 2.6104 + 0.1 * index, "tuned": 1.7311}},
     )
 
 
@@ -288,7 +346,7 @@ def _config() -> dict[str, Any]:
         "name": "support-tickets-2026q2",
         "seed": 17,
         "dataset": {"source": "s3://datasets/support/tickets.parquet", "limit": {"train": None}},
-        "evaluation": {"task": "choice", "confidence": 0.9, "bootstrap": 2000},
+        "evaluation": {"task": "choice", "shots": 3, "confidence": 0.9, "bootstrap": 2000},
         "candidates": [{"id": name, "model": model, "licence": licence} for name, model, licence, _, _ in _MODELS],
         "tracking": {"uri": "http://mlflow.example.internal:5000", "alias": "champion"},
     }

@@ -28,6 +28,7 @@ from damoc.config.selection import (
     ModelCompression,
     SelectionConfig,
     TrackingConfig,
+    TrainJobConfig,
     TuningBudget,
     TuningConfig,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "SplitSources",
     "TokenRates",
     "TrackingConfig",
+    "TrainJobConfig",
     "TuningBudget",
     "TuningConfig",
     "load_config",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -98,6 +98,11 @@ class ModelCompression(Section):
         "{0: 70GiB, cpu: 100GiB}. What does not fit stays on disk and is read layer by layer; null loads it all.",
     )
     merge: MergeConfig = Field(default_factory=MergeConfig)
+    control: Literal["first", "all", "none"] | list[str] = Field(
+        "first",
+        description="Candidates that are tuned whole as well, on the same rows, to see what pruning costs: the "
+        "first one, all, none, or a list of ids.",
+    )
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -128,8 +133,6 @@ class ModelCompression(Section):
             raise ValueError(f"{' and '.join(named)} are budgets of their own: keep one of them")
         if self.depth is not None and self.depth < self.min_layers:
             raise ValueError(f"depth {self.depth} is below min_layers {self.min_layers}: lower min_layers too")
-        if self.max_memory is not None and self.merge.method != "none":
-            raise ValueError("weights that max_memory leaves on disk cannot be merged: set merge.method to none")
         return self
 
 
@@ -140,6 +143,24 @@ class TuningBudget(Section):
         description="Tokens read (padding not counted), or floating-point operations of the steps."
     )
     amount: float = Field(gt=0)
+
+
+class TrainJobConfig(Section):
+    """Several machines for one training: a TrainJob of Kubeflow Trainer 2."""
+
+    nodes: int = Field(ge=2, description="Machines.")
+    gpus: int = Field(1, ge=0, description="GPUs of each, with one process a GPU; 0: one process on the CPU.")
+    cpu: str = Field("4", description="Cores of each, as Kubernetes writes it.")
+    memory: str = Field("32Gi", description="Memory of each; a whole proxy has to fit.")
+    image: str = Field(description="Image with damoc, best pinned by digest.")
+    claim: str = Field(description="PersistentVolumeClaim (ReadWriteMany) that the workspace lies on.")
+    mount: str = Field(description="Where that volume is mounted, in the pods of the pipeline as well.")
+    namespace: str | None = Field(None, description="Of the TrainJob; null is that of the pod which submits it.")
+    runtime: str = Field("damoc-torch", description="Training runtime, see manifests/trainer.")
+    runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
+    queue: str | None = Field(None, description="Local queue of Kueue; null starts at once.")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[dict[str, str]] = Field(default_factory=list)
 
 
 class TuningConfig(Section):
@@ -176,6 +197,16 @@ class TuningConfig(Section):
     checkpoint_minutes: float = Field(10.0, gt=0, description="A killed training goes on from its last checkpoint.")
     timeout_minutes: float = Field(240.0, gt=0, description="A candidate that trains longer is recorded as 'timeout'.")
 
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Processes of a machine that share a training, each with a part of the weights: a number; auto, "
+        "one for each of its GPUs; or null, one that has them all.",
+    )
+
+    train_job: TrainJobConfig | None = Field(
+        None, description="Machines that share a training; null: all stays in the pod or on the laptop."
+    )
+
     @field_validator("lr_probe")
     @classmethod
     def _rates_to_compare(cls, rates: list[float]) -> list[float]:
@@ -189,6 +220,18 @@ class TuningConfig(Section):
         if isinstance(raw, dict) and raw.get("method") == "full":
             return {"learning_rate": 2e-5, **raw}
         return raw
+
+    @model_validator(mode="after")
+    def _shared(self) -> TuningConfig:
+        if self.processes is None and self.train_job is None:
+            return self
+        if self.method == "qlora":
+            raise ValueError("processes do not share weights of 4 bits: take lora, or leave out processes, train_job")
+        if self.lr_probe:
+            raise ValueError("a probe of learning rates needs one process: empty lr_probe, or no processes, train_job")
+        if self.processes is not None and self.train_job is not None:
+            raise ValueError("train_job says how many processes there are: leave out processes")
+        return self
 
 
 class BertScoreConfig(Section):
@@ -294,6 +337,21 @@ class SelectionConfig(Section):
         if repeated := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"candidate ids must differ, repeated: {', '.join(repeated)}")
         return candidates
+
+    @model_validator(mode="after")
+    def _controls_are_candidates(self) -> SelectionConfig:
+        known = {candidate.id for candidate in self.candidates}
+        if unknown := [name for name in self.controls() if name not in known]:
+            raise ValueError(f"model_compression.control names {unknown[0]!r}, which is no candidate")
+        return self
+
+    def controls(self) -> tuple[str, ...]:
+        """Ids of the candidates that are tuned whole as well."""
+        ids = [candidate.id for candidate in self.candidates]
+        control = self.model_compression.control
+        if isinstance(control, str):
+            return tuple({"first": ids[:1], "all": ids, "none": []}[control])
+        return tuple(control)
 
     def candidate(self, candidate_id: str) -> Candidate:
         """The candidate of that id."""

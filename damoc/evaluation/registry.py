@@ -81,7 +81,7 @@ def register_task(task: Task) -> Task:
     return task
 
 
-def tasks() -> dict[str, Task]:
+def known_tasks() -> dict[str, Task]:
     """All tasks by name, those of lm-evaluation-harness left out."""
     _discover()
     return dict(sorted(_TASKS.items()))
@@ -97,7 +97,7 @@ def task_named(name: str) -> Task:
         from damoc.evaluation.harness import harness_task
 
         return harness_task(name.removeprefix(HARNESS))
-    known = tasks()
+    known = known_tasks()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ class Checkpoint:
         for file in self.files:
             self.tensors |= read_header(file)
 
+    def announce(self, name: str) -> None:
+        """Has the system read a tensor, if there is one, in the background: at its use it comes in small pieces."""
+        stored = self.tensors.get(name)
+        if stored and hasattr(os, "posix_fadvise"):
+            with stored.file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), stored.start, stored.size, os.POSIX_FADV_WILLNEED)
+
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, as it is stored.
 
@@ -69,6 +77,13 @@ class Checkpoint:
         with safe_open(self.tensors[name].file, framework="pt") as opened:
             found: torch.Tensor = opened.get_tensor(name)
             return found
+
+
+def floats() -> dict[str, torch.dtype]:
+    """The floating-point numbers that models compute with, by the names that safetensors has for them."""
+    import torch
+
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:

@@ -97,6 +97,7 @@ def load_model(
     double_quant: bool = False,
     template: str = "auto",
     max_memory: Mapping[str, str] | None = None,
+    on_cpu: bool = False,
 ) -> LoadedModel:
     """Loads weights (safetensors only) and tokenizer, on the GPU when there is one.
 
@@ -111,6 +112,7 @@ def load_model(
             in the plain form, whatever it was made for.
         max_memory: memory that weights may take on each device, ``{"0": "70GiB", "cpu": "100GiB"}``. GPUs are filled
             first, then the CPU; what is left stays on disk, and accelerate reads it layer by layer in each pass.
+        on_cpu: keeps the weights off the GPU.
 
     Raises:
         DamocError: the model cannot be loaded safely.
@@ -162,7 +164,7 @@ def load_model(
     model.eval()
     if four_bit:
         _leave_unpacked(model)
-    elif torch.cuda.is_available() and not offloaded:
+    elif torch.cuda.is_available() and not offloaded and not on_cpu:
         model.to("cuda")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     return LoadedModel(model, tokenizer, int(limit))

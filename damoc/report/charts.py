@@ -162,37 +162,6 @@ def curve_scales(candidates: Sequence[CandidateRecord]) -> tuple[Scale, Scale]:
     )
 
 
-def importance(candidate: CandidateRecord) -> Markup:
-    """Importance of each layer as a bar; removed layers in another colour."""
-    values = [value if value is not None and math.isfinite(value) else 0.0 for value in candidate.importance]
-    kept = set(candidate.kept_layers)
-    heights = round_scale(min(0.0, *values), max(0.0, *values), _HEIGHT - _BOTTOM, _TOP)
-    pitch = (WIDTH - LEFT - RIGHT) / len(values)
-    parts = grid(heights)
-    every = math.ceil(len(values) / 12)
-    for index, value in enumerate(values):
-        x, top, foot = LEFT + index * pitch, heights(max(value, 0.0)), heights(min(value, 0.0))
-        state = "kept" if index in kept else "removed"
-        label = tag("title", f"layer {index}, {state}: {value:.4f}")
-        parts.append(
-            tag(
-                "rect",
-                label,
-                class_=state,
-                x=number(x + pitch * 0.12),
-                y=number(top),
-                width=number(pitch * 0.76),
-                height=number(max(foot - top, 1.0)),
-                rx=1.2,
-            )
-        )
-        if index % every == 0:
-            parts.append(label_at(str(index), x + pitch / 2, _HEIGHT - 7, "middle"))
-    removed = [str(index) for index in range(len(values)) if index not in kept]
-    summary = f"Layer importance of {candidate.candidate_id}; removed layers: {', '.join(removed) or 'none'}"
-    return svg(summary, parts, "panel", viewBox=f"0 0 {WIDTH} {_HEIGHT}")
-
-
 def _kind(record: SelectionRecord, candidate: CandidateRecord) -> str:
     if candidate.rank is None:
         return "failed"

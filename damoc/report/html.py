@@ -14,8 +14,10 @@ from markupsafe import Markup
 from damoc.redaction import redact
 from damoc.report import charts, text
 from damoc.report.data_sections import data_content
-from damoc.report.layers import compressed_layers
-from damoc.report.table import ranked, ranking_rows
+from damoc.report.layers import block_maps, compressed_layers, heat_map
+from damoc.report.perplexity import perplexities
+from damoc.report.scores import CONTROL, conditions, metric_scores, task_words
+from damoc.report.table import few_shot_name, ranked, ranking_rows
 from damoc.selection.record import CandidateRecord, SelectionRecord, StageCost
 
 _TEMPLATE = "report.html.j2"
@@ -76,7 +78,11 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
         ],
         "axis": (text.score(scale.low), text.score(scale.high)) if scale else None,
         "direction": "higher is better" if record.higher_is_better else "lower is better",
-        "scores": _scores(candidates),
+        "task": task_words(record),
+        "few_shot": few_shot_name(record),
+        "conditions": conditions(record),
+        "controlled": CONTROL in conditions(record),
+        "metric_scores": metric_scores(record),
         "slope": charts.slope(record),
         "slope_row": charts.SLOPE_ROW,
         "slope_note": _slope_note(record),
@@ -85,6 +91,9 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
             (candidate, charts.curve(candidate, trained, losses, steps), charts.curve_summary(candidate))
             for candidate in trained
         ],
+        "heat_map": heat_map(record),
+        "block_maps": block_maps(record),
+        "perplexities": perplexities(record),
         "compressed": [compressed_layers(record, candidate) for candidate in candidates if candidate.importance],
         "shared_costs": [(name, _cost(cost)) for name, cost in record.costs.items()],
         "stages": _stages(candidates),
@@ -145,16 +154,6 @@ def _tiles(record: SelectionRecord) -> list[_Tile]:
 
 def _all_costs(record: SelectionRecord) -> list[StageCost]:
     return [*record.costs.values(), *(cost for candidate in record.candidates for cost in candidate.costs.values())]
-
-
-def _scores(candidates: Sequence[CandidateRecord]) -> dict[str, Any]:
-    names = sorted({name for item in candidates for name in (*item.metrics, *item.zero_shot)})
-    rows = [
-        (item, [(text.score(item.metrics.get(name)), text.score(item.zero_shot.get(name))) for name in names])
-        for item in candidates
-        if item.metrics or item.zero_shot
-    ]
-    return {"names": names, "rows": rows}
 
 
 def _slope_note(record: SelectionRecord) -> str:

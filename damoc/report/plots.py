@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from damoc.report import text
 from damoc.report.histogram import drawable, totals
+from damoc.report.layer_charts import importance_scale
+from damoc.report.layer_states import layer_states, runs
+from damoc.report.perplexity import STATES, factors, times
 from damoc.report.table import ranked
 from damoc.selection.record import CandidateRecord, Distribution, SelectionRecord
 
@@ -19,6 +22,13 @@ if TYPE_CHECKING:
 
 _ACCENT, _SOFT, _REMOVED, _RULE = "#1f5fbf", "#566275", "#d9793b", "#e2e6ec"
 _GROUPS = ((_ACCENT, ""), (_REMOVED, "////"), ("#13713f", "...."), (_SOFT, "xxxx"))
+_MARKS = {
+    "original": ("o", _SOFT),
+    "untuned": ("o", _SOFT),
+    "pruned": ("D", _REMOVED),
+    "merged": ("s", _ACCENT),
+    "tuned": ("^", "#13713f"),
+}
 _LABEL = 34
 
 
@@ -27,8 +37,8 @@ def save_plots(record: SelectionRecord, folder: Path) -> list[Path]:
 
     Args:
         record: the selection.
-        folder: existing folder that receives ``ranking.png``, ``importance.png``, ``curves.png``, ``funnel.png``,
-            ``distributions.png``.
+        folder: existing folder that receives ``ranking.png``, ``heatmap.png``, ``importance.png``,
+            ``perplexity.png``, ``curves.png``, ``funnel.png``, ``distributions.png``.
 
     Returns:
         The files written; the same record gives the same bytes.
@@ -36,7 +46,9 @@ def save_plots(record: SelectionRecord, folder: Path) -> list[Path]:
     candidates = ranked(record)
     figures = {
         "ranking.png": _ranking(record, [item for item in candidates if item.rank is not None]),
+        "heatmap.png": _heat_map([item for item in candidates if item.importance]),
         "importance.png": _importance([item for item in candidates if item.importance]),
+        "perplexity.png": _perplexity([item for item in candidates if any(item.losses.values())]),
         "curves.png": _curves(record, [item for item in candidates if item.history]),
         "funnel.png": _funnel(record),
         "distributions.png": _distributions([item for item in record.data_evidence.distributions if drawable(item)]),
@@ -85,6 +97,63 @@ def _importance(candidates: Sequence[CandidateRecord]) -> Figure | None:
         axes.set_visible(False)
     figure.supxlabel("layer (blue: kept, orange: removed)", fontsize=9)
     figure.supylabel("importance", fontsize=9)
+    return figure
+
+
+def _heat_map(candidates: Sequence[CandidateRecord]) -> Figure | None:
+    """A row a candidate from its first layer to its last; an orange bar under each removed layer."""
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    scale = importance_scale(candidates)
+    if not candidates:
+        return None
+    figure, (axes,) = _figure(9.0, 1.3 + 0.42 * len(candidates), 1, 1)
+    for place, item in enumerate(candidates):
+        layers = layer_states(item)
+        edges = np.linspace(0.0, 1.0, len(layers) + 1)
+        values = np.array([[math.nan if layer.importance is None else layer.importance for layer in layers]])
+        norm = LogNorm(scale.low, scale.high, clip=True)
+        shown = axes.pcolormesh(edges, [place - 0.35, place + 0.2], values, norm=norm, cmap="Blues", linewidth=0)
+        for first, last in runs([layer.index for layer in layers if layer.state == "removed"]):
+            axes.plot([edges[first], edges[last + 1]], [place + 0.29] * 2, color=_REMOVED, linewidth=2.6)
+            axes.lines[-1].set_solid_capstyle("butt")
+    axes.set_yticks(range(len(candidates)))
+    axes.set_yticklabels([_name(item) for item in candidates], parse_math=False)
+    axes.set_ylim(len(candidates) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 1], ["first layer", "last layer"])
+    axes.grid(visible=False)
+    figure.colorbar(shown, ax=axes, label="Block Influence", pad=0.02)
+    figure.supxlabel("orange: removed from the proxy", fontsize=9)
+    return figure
+
+
+def _perplexity(candidates: Sequence[CandidateRecord]) -> Figure | None:
+    """Factors by which a candidate's perplexity changed, for each set of rows."""
+    groups = [rows for rows in STATES if any(factors(item, rows) for item in candidates)]
+    if not groups:
+        return None
+    figure, panels = _figure(4.5 * len(groups), 1.6 + 0.36 * len(candidates), 1, len(groups))
+    for axes, rows in zip(panels, groups, strict=True):
+        points = [factors(item, rows) for item in candidates]
+        for place, own in enumerate(points):
+            axes.plot([factor for _, factor in own], [place] * len(own), color=_SOFT, linewidth=1.2, zorder=2)
+        for state, name in STATES[rows].items():
+            marked = [(factor, place) for place, own in enumerate(points) for key, factor in own if key == state]
+            if marked:
+                marker, colour = _MARKS[state]
+                axes.scatter(*zip(*marked, strict=True), marker=marker, color=colour, label=name, zorder=3)
+        reached = {0.0, *(factor for own in points for _, factor in own)}
+        ticks = sorted({min(reached), 0.0, max(reached)})
+        axes.set_xticks(ticks, [times(tick) for tick in ticks])
+        axes.set_title(f"{rows} rows", fontsize=9, loc="left")
+        axes.set_ylim(len(candidates) - 0.5, -0.5)
+        axes.set_yticks(range(len(candidates)))
+        names = [_name(item) if axes is panels[0] else "" for item in candidates]
+        axes.set_yticklabels(names, parse_math=False)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=4)
+    figure.supxlabel("perplexity as a factor of the first state, logarithmic", fontsize=9)
     return figure
 
 

@@ -22,6 +22,7 @@ class RankingRow:
         p_best: share of the resamples in which it is best.
         among_best: ``yes`` when the data cannot tell it from the best one, ``no`` otherwise.
         zero_shot: score of the untouched model.
+        few_shot: score of the untouched model after worked examples; empty when none was measured.
         zero_shot_rank: its rank among the untouched models; empty when it was not measured.
         movement: places from the zero-shot rank to the rank: ``▲2``, ``▼1``, ``=``; empty when unknown.
         layers: ``kept/all``.
@@ -45,6 +46,7 @@ class RankingRow:
     p_best: str
     among_best: str
     zero_shot: str
+    few_shot: str
     zero_shot_rank: str
     movement: str
     layers: str
@@ -57,6 +59,11 @@ class RankingRow:
     reason: str
     failed: bool
     winner: bool
+
+
+def few_shot_name(record: SelectionRecord) -> str:
+    """What few-shot scores are called, with the number of worked examples: ``2-shot``."""
+    return f"{record.evaluation.get('shots') or 'few'}-shot"
 
 
 def ranked(record: SelectionRecord) -> list[CandidateRecord]:
@@ -87,6 +94,7 @@ def _row(record: SelectionRecord, candidate: CandidateRecord) -> RankingRow:
         p_best=text.percent(candidate.p_best),
         among_best=text.ABSENT if candidate.rank is None else "yes" if candidate.among_best else "no",
         zero_shot=text.score(candidate.zero_shot.get(record.metric)),
+        few_shot=text.score(candidate.few_shot.get(record.metric)) if candidate.few_shot else "",
         zero_shot_rank="" if zero_rank is None else str(zero_rank),
         movement=movement(candidate),
         layers=f"{len(candidate.kept_layers)}/{len(candidate.importance)}" if candidate.importance else text.ABSENT,

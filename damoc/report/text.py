@@ -19,6 +19,13 @@ def score(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
+def perplexity(value: float) -> str:
+    """A perplexity: two decimals, fewer where it is large."""
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:.2f}" if value < 999.5 else f"{value:,.0f}" if value < 999_999.5 else f"{value:.2e}"
+
+
 def percent(value: float | None) -> str:
     """A share with one decimal."""
     return ABSENT if value is None else f"{value:.1%}"

@@ -49,3 +49,24 @@ def interval(scores: RowScores, confidence: float, resamples: int, seed: int) ->
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(resample([scores], resamples, seed)[:, 0], [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def difference(
+    one: RowScores, other: RowScores, confidence: float, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """How much one score is above another on the same rows.
+
+    Args:
+        one: the metric row by row.
+        other: the same metric of another model, on the same rows in the same order.
+        confidence: coverage of the percentile interval, in (0, 1).
+        resamples: number of resamples.
+        seed: of the drawing.
+
+    Returns:
+        The difference, lower and upper end of its interval.
+    """
+    tail = (1.0 - confidence) / 2
+    draws = resample([one, other], resamples, seed)
+    low, high = np.quantile(draws[:, 0] - draws[:, 1], [tail, 1.0 - tail])
+    return one.score() - other.score(), float(low), float(high)

@@ -107,6 +107,27 @@ class DataEvidence:
 
 
 @dataclass(frozen=True)
+class LayerEvidence:
+    """What a candidate's layer plan was made from and what became of it, for people to look at.
+
+    Args:
+        policy: ``lowest``, ``iterative`` or ``contiguous``.
+        protected: indices of the layers that no plan removes.
+        order: indices of the layers in the order in which they were to go.
+        given_back: indices of the layers that were to go and stay after all, in the order they came back.
+        anchors: removed layers by the layer that absorbed them; empty unless a merge into layers was accepted.
+        distances: [i][n] is the angle, in units of pi, between the input of layer i and the output of layer i + n.
+    """
+
+    policy: str = ""
+    protected: Sequence[int] = field(default_factory=list)
+    order: Sequence[int] = field(default_factory=list)
+    given_back: Sequence[int] = field(default_factory=list)
+    anchors: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    distances: Sequence[Sequence[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class CandidateRecord:
     """One candidate, from its layers to its rank.
 
@@ -125,10 +146,18 @@ class CandidateRecord:
         among_best: whether the data cannot tell it from the best one.
         zero_shot: scores of the untouched model before any training, by metric.
         zero_shot_rank: 1 is best; None when it was not measured.
+        zero_shot_intervals: bootstrap interval of each of these scores.
         few_shot: scores of the untouched model after worked examples, by metric; empty when it was not measured.
+        few_shot_intervals: bootstrap interval of each of these scores.
+        control: of a candidate that was tuned whole as well, ``metrics`` of the whole model, ``difference`` of the
+            ranking metric to the proxy (whole minus proxy, lower and upper end) and ``seconds``; empty otherwise.
         importance: per layer, 1 minus the mean cosine similarity of its input and output.
         kept_layers: indices of the layers that the proxy keeps.
+        layer_evidence: what the choice of layers was made from.
         merge: ``scale``, ``accepted`` and calibration ``losses`` by scale (nats per token).
+        losses: mean nats per answer token, by rows and state. ``calibration`` (the training rows that the layers were
+            chosen by): ``original``, ``pruned`` where layers went, ``merged`` where a merge was accepted, ``tuned``.
+            ``validation`` (held-out rows, watched while tuning): ``untuned`` and ``tuned`` proxy.
         parameters: ``original``, ``proxy`` and ``trainable`` counts.
         history: per logged step ``step``, ``epoch``, ``train_loss``, ``learning_rate`` and, where measured,
             ``valid_loss`` (nats per token).
@@ -148,11 +177,16 @@ class CandidateRecord:
     p_best: float | None = None
     among_best: bool = False
     zero_shot: Mapping[str, float] = field(default_factory=dict)
+    zero_shot_intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     zero_shot_rank: int | None = None
     few_shot: Mapping[str, float] = field(default_factory=dict)
+    few_shot_intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
     importance: Sequence[float] = ()
     kept_layers: Sequence[int] = ()
+    layer_evidence: LayerEvidence = field(default_factory=LayerEvidence)
     merge: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
     costs: Mapping[str, StageCost] = field(default_factory=dict)
@@ -183,6 +217,8 @@ class SelectionRecord:
         versions: of damoc, its code commit, Python and the libraries that decide outcomes.
         registration: ``model``, ``version``, ``alias``, ``uri``, ``tracking_uri``, ``run_id`` once registered.
         data_evidence: what happened to the training rows, for people to look at.
+        evaluation: ``task``, ``rows`` that it scored, ``shots`` of the few-shot scores and, by metric that can rank,
+            ``higher_is_better``.
     """
 
     name: str
@@ -205,6 +241,7 @@ class SelectionRecord:
     versions: Mapping[str, str]
     registration: Mapping[str, str] = field(default_factory=dict)
     data_evidence: DataEvidence = field(default_factory=DataEvidence)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     def candidate(self, candidate_id: str) -> CandidateRecord:
         """The candidate of that id."""
@@ -216,7 +253,7 @@ class SelectionRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SelectionRecord:
-        """Reads what :meth:`to_json` wrote."""
+        """Reads what :meth:`to_json` wrote, now or before some of the fields were there."""
         data = dict(value)
         data["funnel"] = [FunnelStep(**step) for step in value["funnel"]]
         data["costs"] = _costs(value["costs"])
@@ -227,6 +264,7 @@ class SelectionRecord:
                     **candidate,
                     "costs": _costs(candidate["costs"]),
                     "interval": tuple(candidate["interval"]) if candidate["interval"] else None,
+                    "layer_evidence": LayerEvidence(**candidate.get("layer_evidence", {})),
                 }
             )
             for candidate in value["candidates"]

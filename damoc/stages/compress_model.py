@@ -109,7 +109,7 @@ class Bench:
                 "losses": {"original": whole.loss, "pruned": decision.loss},
             }
 
-        rules = settings.model_dump(exclude={"max_memory", "merge", "calibration_rows"})
+        rules = settings.model_dump(exclude={"max_memory", "merge", "calibration_rows", "control"})
         inputs = {**self._given(), "importance": measured.content}
         return self._context.run(Step(PLAN, {**self._reading(), **rules}, inputs, code=(*_DECIDING, *_READING)), work)
 
@@ -125,24 +125,29 @@ class Bench:
 
             from damoc.compression import check_surgery, replay
             from damoc.compression.merge import base_weights
+            from damoc.compression.offloaded import save_offloaded
 
             loaded = self._loaded
             base = base_weights(loaded.model, str(candidate.base), candidate.base_revision) if needs_base else None
             fit_batches = self._batches(self._encoded(self._rows[1]))
             outcome = self._maker.merge(replay(_read(planned, "plan.json")), merging, seed, base, fit_batches)
             check_surgery(loaded.model, loaded.tokenizer.pad_token_id)
-            loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
+            record = {**outcome.to_json(), "seed": seed, "merge_settings": merging.model_dump()}
+            if self._settings.max_memory is None:
+                loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
+            else:
+                save_offloaded(loaded.model, candidate, record, outcome.patches, folder / "model")
             loaded.tokenizer.save_pretrained(folder / "model")
-            _forget_origin(folder / "model" / "config.json")
+            forget_origin(folder / "model" / "config.json")
             if outcome.patches:
                 save_file(dict(outcome.patches), folder / PATCHES)
-            record = outcome.to_json()
-            write_json(folder / "compression.json", {**record, "seed": seed, "merge_settings": merging.model_dump()})
+            write_json(folder / "compression.json", record)
             return {
                 "layers_kept": len(record["plan"]["keep"]),
                 "layers": len(record["importance"]),
                 "losses": record["losses"],
                 "merge": record["merge"],
+                "calibration_rows": len(self._rows[0]),
                 **record["parameters"],
             }
 
@@ -234,7 +239,7 @@ def _read(result: StepResult, name: str) -> Any:
     return json.loads((result.path() / name).read_text(encoding="utf-8"))
 
 
-def _forget_origin(path: Path) -> None:
+def forget_origin(path: Path) -> None:
     """Takes the folder that a model was loaded from out of its config: it says nothing about the model."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)

@@ -34,6 +34,7 @@ class Context:
         config_sha256: see :func:`config_hash`.
         config_yaml: the config as the user wrote it.
         label: candidate at work, empty in the shared stages.
+        tracked: whether the selection is recorded in MLflow.
     """
 
     config: SelectionConfig
@@ -41,6 +42,7 @@ class Context:
     config_sha256: str
     config_yaml: str
     label: str = ""
+    tracked: bool = True
 
     @classmethod
     def open(cls, config_uri: str, selection_id: str, label: str = "") -> Context:
@@ -82,7 +84,10 @@ class Context:
     def tracker(self) -> Tracker:
         """MLflow, connected on first use."""
         from damoc.tracking.runs import Tracker
+        from damoc.tracking.untracked import Untracked
 
+        if not self.tracked:
+            return Untracked()
         return Tracker(self.tracking_uri, self.config.tracking.experiment or self.config.name, self.selection_id)
 
     def run(self, step: Step, work: Any) -> StepResult:

@@ -19,6 +19,7 @@ from damoc.hashing import derive_seed
 from damoc.models.load import LoadedModel, load_model, model_identity
 from damoc.progress import Progress
 from damoc.signals.embedding import encoder_identity
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
 from damoc.stages.rows import read_examples, write_json
@@ -68,6 +69,9 @@ def evaluate_candidate(
                 if context.config.evaluation.shots:
                     trial.done(FEW_SHOT, measure_untouched(context, candidate.candidate_id, rows, FEW_SHOT))
                 trial.done(NAME, evaluate(context, candidate, rows))
+                if control.TUNED in candidate.steps:
+                    with control.spared(candidate.candidate_id):
+                        trial.done(control.SCORED, evaluate(control.apart(context), _control(candidate), rows))
             candidate = trial.state
         metrics = _metrics(candidate)
         for name, value in metrics.items():
@@ -88,6 +92,12 @@ def evaluate(context: Context, state: CandidateState, prepared: StepResult) -> S
         return load_tuned(proxy.path() / "model", tuned.path(), context.config.tuning)
 
     return _score(context, NAME, state.candidate_id, load, prepared, {"proxy": proxy.content, "adapter": tuned.content})
+
+
+def _control(state: CandidateState) -> CandidateState:
+    """The state of a candidate whose proxy is the whole model."""
+    steps = {"compress_model": state.steps[control.WHOLE], "fine_tune": state.steps[control.TUNED]}
+    return CandidateState(state.candidate_id, steps=steps)
 
 
 def measure_untouched(context: Context, candidate_id: str, prepared: StepResult, name: str = ZERO_SHOT) -> StepResult:
@@ -182,7 +192,7 @@ def _metrics(state: CandidateState) -> dict[str, float]:
     found: dict[str, float] = {}
     if NAME in state.steps:
         found |= dict(state.steps[NAME].summary["metrics"])
-    for baseline in (ZERO_SHOT, FEW_SHOT):
+    for baseline in (ZERO_SHOT, FEW_SHOT, control.SCORED):
         if baseline in state.steps:
             metrics = state.steps[baseline].summary["metrics"]
             found |= {f"{baseline}/{name}": value for name, value in metrics.items()}

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from damoc.data.example import Example
-from damoc.data.prompts import template_name
 from damoc.errors import DamocError
 from damoc.hashing import derive_seed
 from damoc.progress import Progress
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
 from damoc.stages.rows import encode_rows, read_examples, write_json
+from damoc.stages.tuning_job import TuningJob
+from damoc.stages.tuning_launch import processes_of, tune_job
 from damoc.store import Step, StepResult
 
 NAME = "fine_tune"
 PROBE = "probe_learning_rates"
 _VALIDATION_ROWS = 64
-_CODE = ("tuning", "models", "data/prompts.py", "stages/fine_tune.py")
-_UNDECIDING = {"timeout_minutes", "checkpoint_minutes", "lr_probe"}
+_CODE = ("tuning", "models", "data/prompts.py", "stages/fine_tune.py", "stages/tuning_job.py")
+_UNDECIDING = {"timeout_minutes", "checkpoint_minutes", "lr_probe", "train_job"}
 """Settings that the outcome of a tuning does not depend on; the rate that a probe finds is in the learning rate."""
 
 
@@ -48,6 +50,11 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
             if context.config.tuning.lr_probe:
                 trial.done(PROBE, probe(context, candidate.candidate_id, *rows, proxy))
             trial.done(NAME, tune(context, candidate.candidate_id, *rows, proxy))
+            if candidate.candidate_id in context.config.controls():
+                with control.spared(candidate.candidate_id):
+                    whole = control.whole_model(control.apart(context), candidate.candidate_id)
+                    trial.done(control.WHOLE, whole)
+                    trial.done(control.TUNED, tune(control.apart(context), candidate.candidate_id, *rows, whole))
         return trial.state.write(context, NAME)
 
 
@@ -61,17 +68,22 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
         rate = probe(context, candidate_id, prepared, data, proxy).summary["learning_rate"]
         settings = settings.model_copy(update={"learning_rate": rate})
     seed = derive_seed(context.config.seed, NAME, candidate_id)
+    processes = processes_of(settings)
+    calibration_rows = int(proxy.summary.get("calibration_rows", 0))
     step = Step(
         NAME,
-        {**settings.model_dump(exclude=_UNDECIDING), "seed": seed},
+        {
+            **settings.model_dump(exclude=_UNDECIDING),
+            "processes": processes,
+            "seed": seed,
+            "calibration_rows": calibration_rows,
+        },
         {"proxy": proxy.content, "data": data.content, "valid": prepared.content},
         code=_CODE,
     )
     unfinished = context.checkpoints(step)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        from damoc.tuning import Checkpoints, fine_tune, open_proxy, save_tuned
-
         run = context.tracker.candidate_run_id(candidate_id)
         progress = Progress(NAME, candidate_id, "steps")
 
@@ -80,30 +92,22 @@ def tune(context: Context, candidate_id: str, prepared: StepResult, data: StepRe
             if point:
                 context.tracker.log_history(run, [point])
 
-        loaded = open_proxy(proxy.path() / "model", settings)
-        rows = encode_rows(loaded, read_examples(data.path() / "train.jsonl"), settings.max_length)
-        valid = encode_rows(loaded, _held_out(prepared), settings.max_length)
-        checkpoints = Checkpoints(unfinished, step.key(), settings.checkpoint_minutes)
+        job = TuningJob(
+            proxy=proxy.path() / "model",
+            rows=data.path() / "train.jsonl",
+            valid=prepared.path() / "valid.jsonl",
+            valid_rows=_VALIDATION_ROWS,
+            calibration_rows=calibration_rows,
+            settings=settings,
+            seed=seed,
+            identity=step.key(),
+            folder=unfinished,
+            out=folder,
+        )
         with context.tracker.system_metrics(run):
-            outcome = fine_tune(
-                loaded.model, rows, valid, loaded.tokenizer.pad_token_id, settings, seed, on_step, checkpoints
-            )
+            summary = tune_job(job, on_step)
         context.tracker.set_tags(run, {"damoc.history": "live"})
-        save_tuned(outcome.model, loaded.tokenizer, folder, settings)
-        write_json(folder / "history.json", outcome.history)
-        return {
-            "method": settings.method,
-            "template": template_name(loaded.tokenizer),
-            "learning_rate": settings.learning_rate,
-            "steps": outcome.steps,
-            "tokens": outcome.tokens,
-            "flops": outcome.flops,
-            "trainable": outcome.trainable,
-            "micro_batch_tokens": outcome.micro_batch_tokens,
-            "train_loss": outcome.history[-1]["train_loss"],
-            "valid_loss_before": outcome.valid_before,
-            "valid_loss": outcome.history[-1].get("valid_loss"),
-        }
+        return summary
 
     result = context.run(step, work)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -140,7 +144,7 @@ def probe(context: Context, candidate_id: str, prepared: StepResult, data: StepR
     step = Step(
         PROBE,
         {
-            **settings.model_dump(exclude=_UNDECIDING - {"lr_probe"} | {"learning_rate", "budget"}),
+            **settings.model_dump(exclude=_UNDECIDING - {"lr_probe"} | {"learning_rate", "budget", "processes"}),
             "seed": seed,
         },
         {"proxy": proxy.content, "data": data.content, "valid": prepared.content},

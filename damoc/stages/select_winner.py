@@ -9,18 +9,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from damoc.evaluation.registry import metric_of, task_of
+from damoc.evaluation.registry import Task, metric_of, task_of
 from damoc.evaluation.row_scores import RowScores
 from damoc.hashing import derive_seed, sha256_json
 from damoc.models.load import model_identity
-from damoc.selection.bootstrap import interval
+from damoc.selection.bootstrap import difference, interval
 from damoc.selection.ranking import Standing, explain, rank
-from damoc.selection.record import CandidateRecord, DataEvidence, FunnelStep, SelectionRecord, StageCost
+from damoc.selection.record import (
+    CandidateRecord,
+    DataEvidence,
+    FunnelStep,
+    LayerEvidence,
+    SelectionRecord,
+    StageCost,
+)
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState
 from damoc.stages.compress_data import FILTER
 from damoc.stages.context import Context, stage
 from damoc.stages.evaluate_candidate import FEW_SHOT, ZERO_SHOT
 from damoc.stages.evaluate_candidate import NAME as PROXY_SCORE
+from damoc.stages.layer_evidence import layer_evidence, loss_table, read_compression
 from damoc.stages.prepare_data import dataset_dvc_hash
 from damoc.stages.rows import write_json
 from damoc.store import Step, StepResult
@@ -67,6 +76,8 @@ def select_winner(config_uri: str, selection_id: str, prepared: str, data: str, 
                 "damoc.evidence_sha256": record.evidence_sha256,
             },
         )
+        for item in record.candidates:
+            context.tracker.log_metrics(context.tracker.candidate_run_id(item.candidate_id), _shown_in_run(item))
         return context.write("record.json", record.to_json())
 
 
@@ -86,15 +97,14 @@ def make_record(
     finished = [state for state in states if state.status == "ok"]
     ranking = _rank_step(context, PROXY_SCORE, metric, higher, finished)
     standings = _standings(ranking)
-    measured = [state for state in states if ZERO_SHOT in state.steps]
-    zero_shot = {
-        item.candidate_id: item.rank for item in _standings(_rank_step(context, ZERO_SHOT, metric, higher, measured))
-    }
+    rankings = {PROXY_SCORE: ranking}
+    for baseline in (ZERO_SHOT, FEW_SHOT):
+        measured = [state for state in states if baseline in state.steps]
+        rankings[baseline] = _rank_step(context, baseline, metric, higher, measured)
     enough = len(standings) >= MIN_FINISHED
-    intervals = ranking.summary["intervals"]
-    records = [_candidate(context, state, standings, intervals, zero_shot) for state in states]
+    records = [_candidate(context, state, rankings) for state in states]
     order = [candidate.id for candidate in config.candidates]
-    records.sort(key=lambda item: (item.rank or len(records) + 1, order.index(item.candidate_id)))
+    records.sort(key=lambda item: (item.rank is None, item.rank or 0, order.index(item.candidate_id)))
     shared = (prepared, filtered, data, ranking)
     evidence = _evidence(shared, states)
     return SelectionRecord(
@@ -120,7 +130,25 @@ def make_record(
         evidence_sha256=sha256_json(evidence),
         versions={"code_commit": code_commit(), **environment()},
         data_evidence=_data_evidence(data),
+        evaluation=_evaluation(task, config.evaluation.shots, states),
     )
+
+
+def _shown_in_run(candidate: CandidateRecord) -> dict[str, float]:
+    """What a candidate's run shows beside its scores: their intervals, and the losses on the way to the proxy."""
+    scored = {
+        "": candidate.intervals,
+        f"{ZERO_SHOT}/": candidate.zero_shot_intervals,
+        f"{FEW_SHOT}/": candidate.few_shot_intervals,
+    }
+    ends = {
+        f"interval/{prefix}{metric}_{side}": end
+        for prefix, intervals in scored.items()
+        for metric, bounds in intervals.items()
+        for side, end in zip(("low", "high"), bounds, strict=True)
+    }
+    losses = {f"{rows}/loss_{state}": loss for rows, own in candidate.losses.items() for state, loss in own.items()}
+    return ends | losses
 
 
 def _rank_step(
@@ -166,18 +194,13 @@ def _standings(ranking: StepResult) -> list[Standing]:
     return [Standing(**item) for item in ranking.summary["standings"]]
 
 
-def _candidate(
-    context: Context,
-    state: CandidateState,
-    standings: Sequence[Standing],
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
-    zero_shot: Mapping[str, int],
-) -> CandidateRecord:
+def _candidate(context: Context, state: CandidateState, rankings: Mapping[str, StepResult]) -> CandidateRecord:
     candidate = context.config.candidate(state.candidate_id)
-    standing = next((item for item in standings if item.candidate_id == state.candidate_id), None)
-    compression = _read(state, "compress_model", "compression.json")
-    scored, before, shown = (state.steps.get(name) for name in (PROXY_SCORE, ZERO_SHOT, FEW_SHOT))
-    tuned = state.steps.get("fine_tune")
+    standing, zero_shot = (_standing(rankings[scored], candidate.id) for scored in (PROXY_SCORE, ZERO_SHOT))
+    compressed, tuned = (state.steps.get(name) for name in ("compress_model", "fine_tune"))
+    compression = read_compression(compressed)
+    metrics = {name: dict(step.summary["metrics"]) for name, step in state.steps.items() if name in rankings}
+    intervals = {name: ranking.summary["intervals"].get(candidate.id, {}) for name, ranking in rankings.items()}
     return CandidateRecord(
         candidate_id=candidate.id,
         model=candidate.model,
@@ -186,30 +209,55 @@ def _candidate(
         status=state.status,
         reason=state.reason,
         rank=standing.rank if standing else None,
-        metrics=scored.summary["metrics"] if scored else {},
+        metrics=metrics.get(PROXY_SCORE, {}),
         interval=(standing.low, standing.high) if standing else None,
         p_best=standing.p_best if standing else None,
         among_best=standing.among_best if standing else False,
-        intervals=intervals.get(candidate.id, {}),
-        zero_shot=before.summary["metrics"] if before else {},
-        zero_shot_rank=zero_shot.get(candidate.id),
-        few_shot=shown.summary["metrics"] if shown else {},
+        intervals=intervals[PROXY_SCORE],
+        zero_shot=metrics.get(ZERO_SHOT, {}),
+        zero_shot_intervals=intervals[ZERO_SHOT],
+        zero_shot_rank=zero_shot.rank if zero_shot else None,
+        few_shot=metrics.get(FEW_SHOT, {}),
+        few_shot_intervals=intervals[FEW_SHOT],
+        control=_control(context, state),
         importance=compression.get("importance", ()),
         kept_layers=compression.get("plan", {}).get("keep", ()),
+        layer_evidence=layer_evidence(compression, compressed.path()) if compressed else LayerEvidence(),
         merge=compression.get("merge", {}),
+        losses=loss_table(compression, tuned.summary if tuned else {}),
         parameters={
             **compression.get("parameters", {}),
             **({"trainable": tuned.summary["trainable"]} if tuned else {}),
         },
-        history=_read(state, "fine_tune", "history.json") or (),
-        costs={name: _cost(step) for name, step in state.steps.items()},
+        history=json.loads((tuned.path() / "history.json").read_text(encoding="utf-8")) if tuned else (),
+        costs={name: _cost(step) for name, step in state.steps.items() if name not in control.STEPS},
     )
 
 
-def _read(state: CandidateState, step: str, name: str) -> Any:
-    if step not in state.steps:
+def _standing(ranking: StepResult, candidate_id: str) -> Standing | None:
+    return next((item for item in _standings(ranking) if item.candidate_id == candidate_id), None)
+
+
+def _evaluation(task: Task, shots: int, states: Sequence[CandidateState]) -> dict[str, Any]:
+    scored = [state.steps[name] for state in states for name in (PROXY_SCORE, ZERO_SHOT) if name in state.steps]
+    rows = next((len(own.records) for step in scored for own in _scores(step).values()), None)
+    return {"task": task.name, "rows": rows, "shots": shots, "higher_is_better": dict(task.higher_is_better)}
+
+
+def _control(context: Context, state: CandidateState) -> dict[str, Any]:
+    """What the whole model scores beside its proxy, where it was tuned as well."""
+    if not {PROXY_SCORE, control.SCORED} <= state.steps.keys():
         return {}
-    return json.loads((state.steps[step].path() / name).read_text(encoding="utf-8"))
+    settings = context.config.evaluation
+    metric = metric_of(task_of(context.config), settings.metric)
+    whole, proxy = (_scores(state.steps[name])[metric] for name in (control.SCORED, PROXY_SCORE))
+    seed = derive_seed(context.config.seed, NAME)
+    gap = difference(whole, proxy, settings.confidence, settings.bootstrap, seed)
+    return {
+        "metrics": dict(state.steps[control.SCORED].summary["metrics"]),
+        "difference": [round(value, 6) for value in gap],
+        "seconds": sum(state.steps[name].seconds for name in control.STEPS),
+    }
 
 
 def _data_evidence(data: StepResult) -> DataEvidence:

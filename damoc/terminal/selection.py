@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich import box
@@ -22,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from damoc.launch import Selection
-from damoc.report.table import RankingRow, ranking_rows
+from damoc.report import text
+from damoc.report.table import RankingRow, few_shot_name, ranking_rows
 
 _PLAIN_SECONDS = 10.0
 
@@ -129,15 +131,7 @@ def print_selection(console: Console, selection: Selection) -> None:
     rows = ranking_rows(record)
     console.print()
     console.print(Text(f"{record.name}: proxies ranked by {record.metric}", style="bold"))
-    shown = [index for index, column in enumerate(_COLUMNS) if column[2] or console.width >= _NARROW]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
-    for index in shown:
-        header, justify, _ = _COLUMNS[index]
-        table.add_column(header, justify=justify, no_wrap=True)
-    for row in rows:
-        cells = _cells(row)
-        style = "bold green" if row.winner else "dim" if row.failed else None
-        table.add_row(*(cells[index] for index in shown), style=style)
+    table = _table(console, rows, few_shot_name(record))
     console.print(table)
     for row in rows:
         if row.reason:
@@ -148,33 +142,53 @@ def print_selection(console: Console, selection: Selection) -> None:
         console.print(Text.assemble((f"{name:8s}", "bold"), place), soft_wrap=True)
 
 
-_COLUMNS: tuple[tuple[str, Literal["left", "right"], bool], ...] = (
-    ("#", "right", True),
-    ("candidate", "left", True),
-    ("proxy", "right", True),
-    ("interval", "right", False),
-    ("P(best)", "right", False),
-    ("zero-shot", "right", True),
-    ("#", "right", True),
-    ("layers", "right", False),
-    ("cost", "right", True),
-)
-"""Header, alignment, and whether the column stays in a narrow terminal."""
-_NARROW = 92
+def _table(console: Console, rows: Sequence[RankingRow], few_shot: str) -> Table:
+    """As many columns as fit into the terminal, or into 100 characters of a wider one."""
+    width = min(console.width, _WIDEST)
+    columns = _columns(rows, few_shot, max(_SHORT_NAME, min(_LONG_NAME, width - _NUMBERS)))
+    for least in sorted({column.need for column in columns}):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+        shown = [column for column in columns if column.need >= least]
+        for column in shown:
+            table.add_column(column.head, justify=column.justify, no_wrap=True)
+        for place, row in enumerate(rows):
+            style = "bold green" if row.winner else "dim" if row.failed else None
+            table.add_row(*(column.cells[place] for column in shown), style=style)
+        if console.measure(table, options=console.options.update(width=_ENDLESS)).maximum <= width:
+            break
+    return table
 
 
-def _cells(row: RankingRow) -> tuple[str, ...]:
-    return (
-        row.rank,
-        row.candidate_id,
-        row.status if row.failed else row.score,
-        row.interval.replace(" to ", "–"),
-        row.p_best,
-        row.zero_shot,
-        row.zero_shot_rank,
-        row.layers,
-        row.seconds,
-    )
+@dataclass(frozen=True)
+class _Column:
+    """A column; those of the least need are left out first, the ones of one need together."""
+
+    head: str
+    justify: Literal["left", "right"]
+    need: int
+    cells: Sequence[str]
+
+
+def _columns(rows: Sequence[RankingRow], few_shot: str, name: int) -> list[_Column]:
+    columns = [
+        _Column("#", "right", 5, [row.rank for row in rows]),
+        _Column("candidate", "left", 5, [text.shorten(row.candidate_id, name) for row in rows]),
+        _Column("proxy", "right", 5, [row.status if row.failed else row.score for row in rows]),
+        _Column("interval", "right", 4, [row.interval.replace(" to ", "–") for row in rows]),
+        _Column("P(best)", "right", 1, [row.p_best for row in rows]),
+        _Column("zero-shot", "right", 5, [row.zero_shot for row in rows]),
+        _Column("#", "right", 3, [row.zero_shot_rank for row in rows]),
+        _Column(few_shot, "right", 3, [row.few_shot for row in rows]),
+        _Column("layers", "right", 0, [row.layers for row in rows]),
+        _Column("cost", "right", 2, [row.seconds for row in rows]),
+    ]
+    return [column for column in columns if any(column.cells)]
+
+
+_WIDEST, _ENDLESS = 100, 1000
+"""Characters that the ranking takes at most, and a width in which nothing is cut."""
+_SHORT_NAME, _LONG_NAME, _NUMBERS = 16, 28, 36
+"""Characters that a candidate's name keeps, and those that go to the numbers before it keeps more."""
 
 
 def _places(selection: Selection) -> list[tuple[str, str]]:

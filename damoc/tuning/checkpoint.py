@@ -1,7 +1,8 @@
 """APPLY: where a training stands, kept so that a killed one goes on to the same weights.
 
-A checkpoint is a file of tensors (trained weights, optimiser, random numbers) and ``checkpoint.json``, which names that
-file with its SHA-256 and is renamed into place last. What is damaged, half-written or of another training is ignored.
+A checkpoint is a file of tensors a process (its part of the trained weights and of the optimiser, its random numbers)
+and ``checkpoint.json``, which names these files with their SHA-256 and is renamed into place last. What is damaged,
+half-written or of another training is ignored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from damoc.hashing import canonical_json, sha256_file
 from damoc.tracking.storage import write_bytes
+from damoc.tuning.processes import OneProcess, own_part, part_of
 from damoc.tuning.rng import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)
     start_loss: float | None = None
     valid_before: float | None = None
-    micro_batch_tokens: int | None = None
+    micro_batch_tokens: int = 1 << 30
     seconds: float = 0.0
 
 
@@ -69,31 +71,42 @@ class Checkpoints:
         """Whether it is time for the next one."""
         return time.monotonic() - self._saved >= self._every
 
-    def save(self, state: TrainingState, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Writes a checkpoint and removes the one before."""
+    def save(
+        self,
+        state: TrainingState,
+        weights: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        processes: OneProcess,
+    ) -> None:
+        """Writes a checkpoint and removes the one before; all processes of a training have to call it."""
         from safetensors.torch import save_file
 
-        tensors = {_WEIGHT + name: weight.detach() for name, weight in weights.items()}
+        tensors = {_WEIGHT + name: own_part(weight.detach()) for name, weight in weights.items()}
         names = list(weights)
         for index, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"{_OPTIMISER}{names[index]}/{key}": value for key, value in values.items()}
+            tensors |= {f"{_OPTIMISER}{names[index]}/{key}": own_part(value) for key, value in values.items()}
         tensors |= {_RANDOM + device: value for device, value in random_state().items()}
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{state.step}-{os.getpid()}.safetensors"
+        path = self._folder / f"step-{state.step}-{processes.rank}-{os.getpid()}.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
-        marker = {"identity": self._identity, "file": path.name, "sha256": sha256_file(path), "state": asdict(state)}
-        write_bytes(str(self._folder / _MARKER), canonical_json(marker).encode("utf-8"))
-        for other in self._folder.glob("step-*"):
-            if other != path:
-                other.unlink(missing_ok=True)
+        files = processes.collect({"file": path.name, "sha256": sha256_file(path)})
+        if processes.rank == 0:
+            marker = {"identity": self._identity, "files": files, "state": asdict(state)}
+            write_bytes(str(self._folder / _MARKER), canonical_json(marker).encode("utf-8"))
+            for other in self._folder.glob("step-*"):
+                if other.name not in {entry["file"] for entry in files}:
+                    other.unlink(missing_ok=True)
         self._saved = time.monotonic()
 
-    def load(self, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> TrainingState | None:
+    def load(
+        self, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, processes: OneProcess
+    ) -> TrainingState | None:
         """Puts a training back to its last checkpoint; without a whole one of the same training nothing is touched.
 
         Args:
             weights: trained weights, by name.
             optimizer: over these weights, in their order.
+            processes: those of the training, as many as wrote the checkpoint; all have to call it.
 
         Returns:
             Where the training stood, or None.
@@ -101,27 +114,31 @@ class Checkpoints:
         import torch
         from safetensors.torch import load_file
 
-        if (found := self._read()) is None:
+        found = self._read(processes)
+        if not all(processes.collect(found is not None)) or found is None:
             return None
-        marker, path = found
+        state, path = found
         tensors = load_file(path)
         saved: dict[int, dict[str, torch.Tensor]] = {}
         with torch.no_grad():
             for index, (name, weight) in enumerate(weights.items()):
-                weight.copy_(tensors[_WEIGHT + name])
+                own_part(weight).copy_(tensors[_WEIGHT + name])
                 prefix = f"{_OPTIMISER}{name}/"
-                if values := {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}:
-                    saved[index] = values
+                own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                if own:
+                    saved[index] = {key: part_of(weight, value.to(weight.device)) for key, value in own.items()}
         optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
         set_random_state({key.removeprefix(_RANDOM): tensors[key] for key in tensors if key.startswith(_RANDOM)})
-        return TrainingState(**marker["state"])
+        return TrainingState(**state)
 
-    def _read(self) -> tuple[dict[str, Any], Path] | None:
-        """The marker of a whole checkpoint of this training and its file."""
+    def _read(self, processes: OneProcess) -> tuple[dict[str, Any], Path] | None:
+        """The state in a whole checkpoint of this training and the own file of this process."""
         try:
             marker: dict[str, Any] = json.loads((self._folder / _MARKER).read_text(encoding="utf-8"))
-            path = self._folder / Path(marker["file"]).name
-            whole = marker["identity"] == self._identity and sha256_file(path) == marker["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
+            own = marker["files"][processes.rank]
+            path = self._folder / Path(own["file"]).name
+            ours = marker["identity"] == self._identity and len(marker["files"]) == processes.size
+            whole = ours and sha256_file(path) == own["sha256"]
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
             return None
-        return (marker, path) if whole else None
+        return (marker["state"], path) if whole else None

@@ -22,7 +22,8 @@ from damoc.errors import CandidateError
 from damoc.tuning.checkpoint import Checkpoints, TrainingState
 from damoc.tuning.cost import flops_per_token
 from damoc.tuning.gradients import BatchRunner
-from damoc.tuning.methods import make_trainable, precision, settle
+from damoc.tuning.methods import make_trainable, settle
+from damoc.tuning.processes import OneProcess
 from damoc.tuning.schedule import (
     blown_up,
     learning_rate_factor,
@@ -50,6 +51,7 @@ class TuningOutcome:
         trainable: parameters trained.
         flops: floating-point operations of the steps, see :func:`damoc.tuning.cost.flops_per_token`.
         valid_before: validation loss before the first step, None without validation rows.
+        calibration_loss: loss afterwards on the rows that the layers were chosen by, None where none are named.
         micro_batch_tokens: padded tokens of a micro-batch at most, at the end; less than at the start where the memory
             did not suffice.
     """
@@ -61,6 +63,7 @@ class TuningOutcome:
     trainable: int
     flops: float
     valid_before: float | None
+    calibration_loss: float | None
     micro_batch_tokens: int
 
 
@@ -74,7 +77,7 @@ def fine_tune(
     on_step: OnStep = lambda step, steps, point: None,
     checkpoints: Checkpoints | None = None,
 ) -> TuningOutcome:
-    """Trains a model on answers, with AdamW and a cosine schedule.
+    """Trains a model on answers in this process, with AdamW and a cosine schedule.
 
     Args:
         model: causal language model, as :func:`damoc.tuning.open_proxy` loads it; with adapters its own weights stay as
@@ -97,11 +100,49 @@ def fine_tune(
     """
     import torch
 
+    torch.manual_seed(seed)
+    return train(make_trainable(model, settings), rows, valid, pad_id, settings, seed, on_step, checkpoints)
+
+
+def train(
+    tuned: Any,
+    rows: Sequence[Encoded],
+    valid: Sequence[Encoded],
+    pad_id: int,
+    settings: TuningConfig,
+    seed: int,
+    on_step: OnStep,
+    checkpoints: Checkpoints | None,
+    processes: OneProcess | None = None,
+    micro_batch_tokens: int | None = None,
+    calibration: int = 0,
+) -> TuningOutcome:
+    """The loop of :func:`fine_tune`, in one process or in one of several that share a model.
+
+    Args:
+        tuned: the model with its trained weights marked, sharded where there are several processes.
+        rows: training rows, the same in every process.
+        valid: held-out rows, the same in every process.
+        pad_id: padding token.
+        settings: see :func:`fine_tune`.
+        seed: of the row order.
+        on_step: see :func:`fine_tune`; called in every process.
+        checkpoints: see :func:`fine_tune`.
+        processes: those that share the training.
+        micro_batch_tokens: padded tokens of a micro-batch at most, where it is known that more do not fit.
+        calibration: the loss of so many training rows, the first ones, is measured at the end.
+
+    Returns:
+        The outcome, the same in every process but for the model, of which each has its part.
+
+    Raises:
+        CandidateError: see :func:`fine_tune`; not in every process where time or memory of one are used up.
+    """
+    processes = processes or OneProcess()
     if empty := sum(not row.answer_length for row in rows):
         raise CandidateError("incompatible", f"the tokenizer makes no token of {empty} of {len(rows)} answers")
-    torch.manual_seed(seed)
-    tuned = make_trainable(model, settings)
-    training = _Training(tuned, valid, pad_id, settings)
+    training = _Training(tuned, valid, pad_id, settings, processes)
+    training.runner.micro_batch_tokens = micro_batch_tokens or training.runner.micro_batch_tokens
     lengths = [len(row.ids) for row in rows]
     steps = _steps(lengths, settings, seed, training.flops_per_token)
     state = training.resume(checkpoints) if checkpoints else training.state
@@ -109,10 +150,11 @@ def fine_tune(
     for step, batch in islice(batches, state.step, steps):
         point = training.step([rows[index] for index in batch], step, steps, math.ceil(len(rows) / settings.batch_size))
         on_step(step, steps, point)
-        if checkpoints and checkpoints.due() and step < steps:
+        if checkpoints and step < steps and processes.first(checkpoints.due()):
             training.save(checkpoints)
+    calibration_loss = training.runner.mean_loss(rows[:calibration]) if calibration else None
     settle(tuned, settings)
-    return training.outcome()
+    return training.outcome(calibration_loss)
 
 
 def _steps(lengths: Sequence[int], settings: TuningConfig, seed: int, flops_per_token: float) -> int:
@@ -130,16 +172,20 @@ class _Training:
         valid: held-out rows.
         pad_id: padding token.
         settings: of the tuning.
+        processes: those that share it.
     """
 
-    def __init__(self, tuned: Any, valid: Sequence[Encoded], pad_id: int, settings: TuningConfig) -> None:
+    def __init__(
+        self, tuned: Any, valid: Sequence[Encoded], pad_id: int, settings: TuningConfig, processes: OneProcess
+    ) -> None:
         import torch
 
         self._tuned, self._valid, self._settings = tuned, valid, settings
         self._weights = {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
         self._optimizer = torch.optim.AdamW(self._weights.values(), lr=settings.learning_rate, weight_decay=0.0)
         device = str(next(tuned.parameters()).device)
-        self._runner = BatchRunner(tuned, pad_id, lambda: precision(settings, device), settings.batch_size)
+        self._processes = processes
+        self.runner = BatchRunner(tuned, pad_id, lambda: processes.precision(settings, device), processes)
         self._started = time.monotonic()
         self.flops_per_token = flops_per_token(tuned)
         self.state = TrainingState()
@@ -154,7 +200,7 @@ class _Training:
         rate = settings.learning_rate * learning_rate_factor(step - 1, steps, settings.warmup_fraction)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss = self._runner.backward(batch)
+        loss = self.runner.backward(batch)
         if not math.isfinite(loss):
             raise CandidateError("diverged", f"the training loss is {loss} at step {step} of {steps}")
         torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
@@ -174,18 +220,18 @@ class _Training:
 
     def resume(self, checkpoints: Checkpoints) -> TrainingState:
         """Where the training stands: at its last checkpoint, or before its first step."""
-        if (found := checkpoints.load(self._weights, self._optimizer)) is not None:
+        if (found := checkpoints.load(self._weights, self._optimizer, self._processes)) is not None:
             self.state = found
-            self._runner.micro_batch_tokens = found.micro_batch_tokens or self._runner.micro_batch_tokens
+            self.runner.micro_batch_tokens = min(found.micro_batch_tokens, self.runner.micro_batch_tokens)
         return self.state
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Keeps where the training stands."""
         self.state.seconds, self._started = self._seconds(), time.monotonic()
-        self.state.micro_batch_tokens = self._runner.micro_batch_tokens
-        checkpoints.save(self.state, self._weights, self._optimizer)
+        self.state.micro_batch_tokens = self.runner.micro_batch_tokens
+        checkpoints.save(self.state, self._weights, self._optimizer, self._processes)
 
-    def outcome(self) -> TuningOutcome:
+    def outcome(self, calibration_loss: float | None) -> TuningOutcome:
         """What came out."""
         state = self.state
         return TuningOutcome(
@@ -196,7 +242,8 @@ class _Training:
             trainable=sum(weight.numel() for weight in self._weights.values()),
             flops=state.tokens * self.flops_per_token,
             valid_before=state.valid_before,
-            micro_batch_tokens=self._runner.micro_batch_tokens,
+            calibration_loss=calibration_loss,
+            micro_batch_tokens=self.runner.micro_batch_tokens,
         )
 
     def _seconds(self) -> float:
@@ -223,7 +270,7 @@ class _Training:
         return point
 
     def _validate(self) -> float:
-        mean = self._runner.mean_loss(self._valid)
+        mean = self.runner.mean_loss(self._valid)
         if not math.isfinite(mean):
             raise CandidateError("diverged", f"the validation loss is {mean}")
         return mean

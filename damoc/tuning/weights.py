@@ -9,27 +9,33 @@ from typing import Any
 
 from damoc.config import TuningConfig
 from damoc.models.load import LoadedModel, load_model
+from damoc.tuning.processes import OneProcess
 
 ADAPTER, WHOLE = "adapter", "model"
 """Folder of what was trained: adapters (safetensors), or a whole model with its tokenizer."""
 
 
-def open_proxy(proxy: Path, settings: TuningConfig) -> LoadedModel:
+def open_proxy(proxy: Path, settings: TuningConfig, on_cpu: bool = False) -> LoadedModel:
     """A proxy as its tuning needs it.
 
     Args:
         proxy: folder of model and tokenizer.
         settings: method, precision and template.
+        on_cpu: keeps it off the GPU, where it will be sharded.
 
     Returns:
         The model, in 4 bits for ``qlora``, in float32 where all weights are trained, else in ``settings.dtype``.
     """
     four_bit = settings.method == "qlora"
     dtype = "float32" if settings.method == "full" else settings.dtype
-    return load_model(str(proxy), dtype=dtype, four_bit=four_bit, double_quant=four_bit, template=settings.template)
+    return load_model(
+        str(proxy), dtype=dtype, four_bit=four_bit, double_quant=four_bit, template=settings.template, on_cpu=on_cpu
+    )
 
 
-def save_tuned(model: Any, tokenizer: Any, folder: Path, settings: TuningConfig) -> None:
+def save_tuned(
+    model: Any, tokenizer: Any, folder: Path, settings: TuningConfig, processes: OneProcess | None = None
+) -> None:
     """Writes what was trained: ``adapter/``, or ``model/`` in ``settings.dtype`` where all weights were.
 
     Neither holds the folder that the proxy was loaded from.
@@ -39,16 +45,22 @@ def save_tuned(model: Any, tokenizer: Any, folder: Path, settings: TuningConfig)
         tokenizer: its tokenizer.
         folder: where to.
         settings: of the tuning.
+        processes: those that share the model; all have to call this, and the first writes.
     """
     import torch
 
+    processes = processes or OneProcess()
     if settings.method == "full":
         model.to(getattr(torch, settings.dtype))
+    weights = processes.trained(model)
+    if processes.rank:
+        return
+    if settings.method == "full":
         model.config.name_or_path = ""
-        model.save_pretrained(folder / WHOLE)
+        model.save_pretrained(folder / WHOLE, state_dict=weights)
         tokenizer.save_pretrained(folder / WHOLE)
         return
-    model.save_pretrained(folder / ADAPTER)
+    model.save_pretrained(folder / ADAPTER, state_dict=weights)
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)
     path = folder / ADAPTER / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from records import make_record, without_winner
+from records import deep_record, make_record, without_winner
 
 from damoc.report import render
+from damoc.selection.record import SelectionRecord
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
@@ -30,7 +31,7 @@ _ARGUMENTS = (
 _PROBE = """
 <script>
 addEventListener("load", () => {
-  const boxes = [...document.querySelectorAll("svg")].filter((svg) => svg.closest("details") === null);
+  const boxes = [...document.querySelectorAll("svg[role=img]")].filter((svg) => svg.closest("details") === null);
   const sizes = boxes.map((svg) => svg.getBoundingClientRect());
   const apart = [...document.querySelectorAll(".panel")].flatMap((svg) => {
     const labels = [...svg.querySelectorAll("text")].map((label) => label.getBoundingClientRect());
@@ -49,7 +50,8 @@ addEventListener("load", () => {
       return inner.width > 0 && (inner.left < box.left - 1 || inner.right > box.right + 1);
     });
   }).length;
-  document.body.dataset.spilt = beyond(".card", "text, p, h3, span, summary") + beyond(".outcomes", "th, td, svg");
+  document.body.dataset.spilt = beyond(".card", "text, p, h3, span, summary") +
+    beyond(".outcomes, .heat-map, .perplexity, .scores", "th, td, svg") + beyond("section", ".legend > span");
   document.body.dataset.beside = [...document.querySelectorAll(".sides")].filter(
     (pair) => pair.children[0].offsetTop === pair.children[1].offsetTop).length;
   document.body.dataset.struck = [...document.querySelectorAll("del")].filter(
@@ -78,10 +80,10 @@ def _browse(page: Path, profile: Path, width: int, *arguments: str) -> subproces
 
 
 @pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.parametrize("winner", [True, False])
-def test_layout(tmp_path: Path, width: int, winner: bool) -> None:
-    record = make_record(higher_is_better=winner)
-    record = record if winner else without_winner(record)
+@pytest.mark.parametrize(
+    "record", [make_record(), without_winner(make_record(False)), deep_record()], ids=["winner", "none", "deep"]
+)
+def test_layout(tmp_path: Path, width: int, record: SelectionRecord) -> None:
     html = render(record)
     page = tmp_path / "probed.html"
     unlocked = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
@@ -90,7 +92,7 @@ def test_layout(tmp_path: Path, width: int, winner: bool) -> None:
     body = re.search(r"<body([^>]*)>", done.stdout)
     assert body
     measured = {name: int(value) for name, value in re.findall(r'data-(\w+)="(-?\d+)"', body[1])}
-    assert measured["svgs"] == html.count("<svg")
+    assert measured["svgs"] == html.count('<svg role="img"')
     assert {name: measured[name] for name in ("flat", "overlaps", "requests", "narrow", "spilt")} == dict.fromkeys(
         ("flat", "overlaps", "requests", "narrow", "spilt"), 0
     )

@@ -35,6 +35,12 @@ def test_it_ranks_registers_and_reports(finished: Finished) -> None:
     assert all(item.status == "ok" and item.zero_shot_rank for item in record.candidates)
     assert all(len(item.kept_layers) < len(item.importance) for item in record.candidates)
     assert {step.name for step in record.funnel} == {"training split", "filtered", "condensed"}
+    assert record.evaluation["task"] == "generation"
+    assert record.evaluation["rows"] == record.dataset["rows"]["test"]
+    for item in record.candidates:
+        assert set(item.layer_evidence.order) >= set(range(len(item.importance))) - set(item.kept_layers)
+        assert "merged" in item.losses["calibration"] or not item.merge["accepted"]
+        assert set(item.zero_shot_intervals) == set(item.zero_shot)
     report = Path(finished.selection.report).read_text(encoding="utf-8")
     assert record.winner in report
     assert record.evidence_sha256 in report
@@ -43,6 +49,20 @@ def test_it_ranks_registers_and_reports(finished: Finished) -> None:
 def test_tuning_taught_the_proxies_something(finished: Finished) -> None:
     for item in finished.selection.record.candidates:
         assert item.metrics["bits_per_byte"] < item.zero_shot["bits_per_byte"]
+
+
+def test_the_first_candidate_is_tuned_whole_as_well(finished: Finished) -> None:
+    by_id = {item.candidate_id: item for item in finished.selection.record.candidates}
+    whole, proxy = by_id["llama"].control, by_id["llama"].metrics
+    assert not by_id["neox"].control
+    gap, low, high = whole["difference"]
+    assert gap == pytest.approx(whole["metrics"]["bits_per_byte"] - proxy["bits_per_byte"], abs=2e-6)
+    assert low <= gap <= high and gap != 0 and whole["seconds"] > 0
+    assert {"control_model/llama", "control_tuned/llama", "control/llama"} <= set(finished.selection.record.evidence)
+    tracker = _tracker(finished)
+    run = tracker.client.get_run(tracker.candidate_run_id("llama"))
+    assert run.data.metrics["control/bits_per_byte"] == pytest.approx(whole["metrics"]["bits_per_byte"])
+    assert len(tracker.client.get_metric_history(run.info.run_id, "train_loss")) == len(by_id["llama"].history)
 
 
 def test_the_winner_loads_from_the_registry_and_answers(finished: Finished) -> None:
@@ -88,7 +108,14 @@ def test_mlflow_holds_parent_children_dataset_curves_and_artifacts(finished: Fin
     for run in mine:
         assert len(tracker.client.get_metric_history(run.info.run_id, "train_loss")) >= 3
         assert any(name.startswith("system/") for name in run.data.metrics)
-        assert "bits_per_byte" in run.data.metrics and "zero_shot/bits_per_byte" in run.data.metrics
+        shown, item = run.data.metrics, finished.selection.record.candidate(run.info.run_name)
+        assert "bits_per_byte" in shown and "zero_shot/bits_per_byte" in shown
+        assert shown["interval/bits_per_byte_low"] < shown["bits_per_byte"] < shown["interval/bits_per_byte_high"]
+        assert shown["interval/zero_shot/bits_per_byte_low"] < shown["zero_shot/bits_per_byte"]
+        losses = {state: shown.get(f"calibration/loss_{state}") for state in ("original", "pruned", "merged")}
+        assert {state: loss for state, loss in losses.items() if loss} == item.losses["calibration"]
+    plots = {Path(item.path).name for item in tracker.client.list_artifacts(own[0].info.run_id, "plots")}
+    assert {"heatmap.png", "importance.png", "perplexity.png"} <= plots
 
 
 def test_a_rerun_on_the_command_line_reuses_every_step_and_exports(finished: Finished, tmp_path: Path) -> None:
@@ -100,13 +127,16 @@ def test_a_rerun_on_the_command_line_reuses_every_step_and_exports(finished: Fin
     assert time.perf_counter() - started < finished.seconds
     record = SelectionRecord.from_json(json.loads(done.stdout))
     costs = [*record.costs.values(), *(cost for item in record.candidates for cost in item.costs.values())]
-    assert len(costs) == 4 + 2 * 4
+    assert len(costs) == 4 + 2 * 6
     assert all(cost.reused for cost in costs)
     assert record.evidence == finished.selection.record.evidence
     assert record.registration["version"] == finished.selection.record.registration["version"]
     assert {path.name for path in out.iterdir()} == {
         "metrics.json",
         "ranking.csv",
+        "scores.csv",
+        "layers.csv",
+        "losses.csv",
         "curves.csv",
         "funnel.csv",
         "report.html",

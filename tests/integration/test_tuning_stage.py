@@ -6,32 +6,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import StageRun
 from damoc.config import SelectionConfig
+from damoc.models.likelihood import answer_losses
 from damoc.stages.candidate import CandidateState
 from damoc.stages.context import Context, publish_config
 from damoc.stages.evaluate_candidate import evaluate_candidate
 from damoc.stages.fine_tune import NAME, PROBE, fine_tune, tune
 from damoc.stages.prepare_data import prepare_data
 from damoc.stages.resolve_candidates import resolve_candidates
+from damoc.stages.rows import encode_rows, read_examples
 from damoc.stages.winner import load_winner, write_winner
 from damoc.store import StepResult
 from damoc.tuning import load_tuned
 
 
-def changed(run: StageRun, name: str, **tuning: Any) -> Context:
-    """The finished selection's data and proxies under another tuning, with runs of its own."""
+def changed(run: StageRun, name: str, **tuning: Any) -> tuple[Context, str]:
+    """The finished selection's rows, split anew, under another tuning, with runs of its own; and those rows."""
     config = Context.open(run.config_uri, run.selection_id).config
     raw = config.model_dump()
+    raw["dataset"]["splits"] = {"valid": 0.35, "test": 0.2}
+    raw["dataset"]["limit"] = {"train": 40}
     raw["tuning"] |= tuning
     config = SelectionConfig.model_validate(raw)
     uri = publish_config(config, "", name)
-    prepare_data(uri, name)
-    resolve_candidates(uri, name, run.prepared, run.data)
-    return Context.open(uri, name)
+    rows = prepare_data(uri, name)
+    resolve_candidates(uri, name, rows, rows)
+    return Context.open(uri, name), rows
 
 
 def uri_of(context: Context) -> str:
@@ -39,10 +44,10 @@ def uri_of(context: Context) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "trained"), [("full", "model"), ("qlora", "adapter")])
+@pytest.mark.parametrize(("method", "trained"), [("full", "model"), ("qlora", "adapter"), ("lora", "adapter")])
 def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, method: str, trained: str) -> None:
-    context = changed(stage_run, f"stage-{method}", method=method, epochs=1, lr_probe=[1e-3, 1e-6])
-    state = fine_tune(uri_of(context), context.selection_id, stage_run.prepared, stage_run.data, stage_run.proxy)
+    context, rows = changed(stage_run, f"stage-{method}", method=method, epochs=1, lr_probe=[1e-3, 1e-6])
+    state = fine_tune(uri_of(context), context.selection_id, rows, rows, stage_run.proxy)
     found = CandidateState.read(state)
     assert (found.status, found.reason) == ("ok", "")
     summary = found.steps[NAME].summary
@@ -56,7 +61,7 @@ def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, 
     scored = evaluate_candidate(
         uri_of(context),
         context.selection_id,
-        stage_run.prepared,
+        rows,
         state,
         lambda name, value: None,
         str(tmp_path / "metrics.json"),
@@ -67,6 +72,10 @@ def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, 
     write_winner(context, found, tmp_path / "winner")
     proxy = found.steps["compress_model"].path() / "model"
     expected = load_tuned(proxy, found.steps[NAME].path(), context.config.tuning)
+    calibration = read_examples(StepResult.read(rows).path() / "train.jsonl")[:12]
+    encoded = encode_rows(expected, calibration, context.config.tuning.max_length)
+    losses = np.concatenate(answer_losses(expected.model, encoded, expected.tokenizer.pad_token_id))
+    assert summary["calibration_loss"] == pytest.approx(float(losses.mean(dtype=np.float64)), rel=1e-3)
     ids = torch.arange(3, 30)[None]
     with torch.inference_mode():
         logits = expected.model(ids).logits
@@ -80,9 +89,11 @@ def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, 
 def test_a_tuning_that_is_stopped_goes_on_to_the_same_content(
     stage_run: StageRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = changed(stage_run, "stage-resumed", epochs=2, learning_rate=2e-3, dropout=0.1, checkpoint_minutes=1e-9)
+    context, rows = changed(
+        stage_run, "stage-resumed", epochs=2, learning_rate=2e-3, dropout=0.1, checkpoint_minutes=1e-9
+    )
     candidate = CandidateState.read(stage_run.proxy)
-    steps = [StepResult.read(stage_run.prepared), StepResult.read(stage_run.data), candidate.steps["compress_model"]]
+    steps = [StepResult.read(rows), StepResult.read(rows), candidate.steps["compress_model"]]
     log = context.tracker.log_history
 
     def power_fails(run: str, points: Any) -> None:
@@ -110,3 +121,22 @@ def test_a_tuning_that_is_stopped_goes_on_to_the_same_content(
     assert whole.key == resumed.key
     assert whole.content == resumed.content
     assert json.loads((whole.path() / "history.json").read_text())[0]["step"] == 1
+
+
+@pytest.mark.slow
+def test_processes_share_the_tuning_of_a_candidate(stage_run: StageRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, rows = changed(stage_run, "stage-shared", epochs=1, processes=2)
+    candidate = CandidateState.read(stage_run.proxy)
+    steps = [StepResult.read(rows), StepResult.read(rows), candidate.steps["compress_model"]]
+    alone = tune(changed(stage_run, "stage-alone", epochs=1)[0], candidate.candidate_id, *steps)
+
+    logged: list[float] = []
+    monkeypatch.setattr(context.tracker, "log_history", lambda run, points: logged.append(points[0]["step"]))
+    shared = tune(context, candidate.candidate_id, *steps)
+    assert shared.key != alone.key
+    assert (alone.summary["processes"], shared.summary["processes"]) == (1, 2)
+    assert logged == list(range(1, shared.summary["steps"] + 1))
+    assert shared.summary["calibration_loss"] == pytest.approx(alone.summary["calibration_loss"], rel=1e-3)
+    assert shared.summary["valid_loss"] == pytest.approx(alone.summary["valid_loss"], rel=1e-3)
+    assert {path.name for path in shared.path().iterdir()} == {path.name for path in alone.path().iterdir()}
+    assert not list((Path(context.config.workspace) / "checkpoints" / NAME).rglob("job.json"))

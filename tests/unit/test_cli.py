@@ -26,6 +26,12 @@ COMMANDS = [
     ["data", "inspect"],
     ["data", "prepare"],
     ["data", "compress"],
+    ["model"],
+    ["model", "importance"],
+    ["model", "prune"],
+    ["model", "merge"],
+    ["model", "tune"],
+    ["model", "evaluate"],
 ]
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from damoc.compression import replay
 from damoc.config import SelectionConfig
+from damoc.models.checkpoint import Checkpoint
+from damoc.models.load import load_model
 from damoc.stages.compress_model import Bench, divide_rows
 from damoc.stages.context import Context
 from damoc.stages.prepare_data import prepare
@@ -31,6 +35,17 @@ def config(tmp_path: Path, zoo: Path) -> dict[str, Any]:
         "model_compression": {"calibration_rows": 8, "collapse_limit": 50.0, "merge": {"scales": [0.05, 0.1]}},
         "candidates": [{"id": name, "model": str(zoo / name)} for name in (NAME, "tiny-qwen3-science")],
     }
+
+
+@pytest.fixture
+def base(tmp_path: Path, zoo: Path) -> Path:
+    model = transformers.AutoModelForCausalLM.from_pretrained(zoo / NAME)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * weight.std() * torch.randn_like(weight)
+    model.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
 
 
 def run(config: dict[str, Any], **compression: Any) -> tuple[StepResult, StepResult, StepResult]:
@@ -101,3 +116,49 @@ def test_rows_to_fit_to_are_none_that_the_fit_is_judged_on(
     judged, fitted = divide_rows(everything, calibration, fitting)
     assert (len(judged), len(fitted)) == expected
     assert [*judged, *fitted] == everything[: sum(expected)]
+
+
+SPARSE = {"method": "rdsc_sparse", "scales": [-0.02, -0.005, 0.005, 0.02], "sparsifier": "ties", "min_gain": 0.0}
+PATCH = {"method": "linear_patch", "scales": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "merge"),
+    [
+        ("float32", {"method": "none"}),
+        ("bfloat16", SPARSE),
+        ("bfloat16", {"method": "instruct_delta", "scales": [-0.2, 0.2], "min_gain": 0.0}),
+        ("float32", PATCH),
+        ("bfloat16", PATCH),
+    ],
+)
+def test_a_candidate_that_stays_on_disk_becomes_the_same_proxy(config, tmp_path, base, dtype, merge):
+    config["tuning"]["dtype"] = dtype
+    config["candidates"][0]["base"] = str(base)
+    record = assert_same_proxy(config, tmp_path, merge)
+    assert record["merge"]["accepted"] is (merge["method"] != "none")
+
+
+def test_a_candidate_on_disk_whose_files_name_weights_otherwise_becomes_the_same_proxy(config, tmp_path, zoo):
+    loaded = load_model(str(zoo / NAME))
+    loaded.model.base_model.save_pretrained(tmp_path / "bare")
+    loaded.tokenizer.save_pretrained(tmp_path / "bare")
+    assert "layers.0.mlp.up_proj.weight" in Checkpoint(str(tmp_path / "bare")).tensors
+    config["candidates"][0]["model"] = str(tmp_path / "bare")
+    assert assert_same_proxy(config, tmp_path, SPARSE)["merge"]["accepted"]
+
+
+def assert_same_proxy(config: dict[str, Any], tmp_path: Path, merge: dict[str, Any]) -> dict[str, Any]:
+    whole = run(config, merge=merge, ratio=0.4)[2]
+    config["workspace"] = str(tmp_path / "elsewhere")
+    offloaded = run(config, merge=merge, ratio=0.4, max_memory={"cpu": "3MiB"})[2]
+    assert not offloaded.reused and offloaded.summary == whole.summary
+    paths = [sorted(path.relative_to(step.path()) for path in step.path().rglob("*.*")) for step in (whole, offloaded)]
+    assert paths[0] == paths[1]
+    files = [path for path in paths[0] if path.name != "_SUCCESS.json"]
+    assert [
+        path for path in files if (whole.path() / path).read_bytes() != (offloaded.path() / path).read_bytes()
+    ] == []
+    assert offloaded.content == whole.content
+    record: dict[str, Any] = read(whole, "compression.json")
+    return record

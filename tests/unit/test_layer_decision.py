@@ -203,9 +203,8 @@ def test_a_model_on_disk_is_pruned_and_saved_as_one_in_memory(on_disk: LoadedMod
         ({"ratio": 0.2, "depth": 8}, "ratio and depth are budgets of their own"),
         ({"layers": 2, "gflops": 1.0}, "layers and gflops are budgets of their own"),
         ({"depth": 3}, "depth 3 is below min_layers 4"),
-        ({"max_memory": {"cpu": "1GiB"}}, "set merge.method to none"),
-        ({"max_memory": {"cpu": "much"}, "merge": NONE}, "'much' is no size"),
-        ({"max_memory": {"tpu": "1GiB"}, "merge": NONE}, "'tpu' is no device"),
+        ({"max_memory": {"cpu": "much"}}, "'much' is no size"),
+        ({"max_memory": {"tpu": "1GiB"}}, "'tpu' is no device"),
         ({"policy": "greedy"}, "lowest"),
     ],
 )
@@ -215,7 +214,7 @@ def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], says: str)
 
 
 def test_settings_survive_the_way_through_json() -> None:
-    for values in ({}, {"depth": 6}, {"flops": 0.0}, {"max_memory": {0: "1GiB", "cpu": "2.5GB"}, "merge": NONE}):
+    for values in ({}, {"depth": 6}, {"flops": 0.0}, {"max_memory": {0: "1GiB", "cpu": "2.5GB"}}):
         settings = ModelCompression(**values)
         assert ModelCompression.model_validate_json(settings.model_dump_json()) == settings
     assert ModelCompression().budget == ("ratio", 0.25)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from damoc.compression.architecture import LayerSurgery
 from damoc.compression.merge import Ingredients, Merge, base_weights, build_merge, choose_scale
 from damoc.compression.merge.anchors import Side, anchors
-from damoc.compression.merge.task_vectors import instruct_minus_base, removed_minus_anchor, sparsify
+from damoc.compression.merge.task_vectors import absorbed_delta, instruct_minus_base, removed_minus_anchor
 from damoc.config import MergeConfig
 from damoc.errors import CandidateError, DamocError
+from damoc.models.load import load_model
 
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 6, "vocab_size": 99}
 
@@ -75,6 +76,44 @@ def test_each_removed_layer_has_one_anchor_with_no_other_kept_layer_between(kept
 )
 def test_scale_has_to_earn_its_place(losses: dict[float, float], min_gain: float, scale: float) -> None:
     assert choose_scale(losses, min_gain) == scale
+
+
+def sparsify(vectors: list[torch.Tensor], sparsifier: str, density: float, seed: int) -> torch.Tensor:
+    found = absorbed_delta(torch.zeros_like(vectors[0]), vectors, sparsifier, density, seed)
+    if isinstance(found, torch.Tensor):
+        return found.view(vectors[0].shape)
+    dense = torch.zeros(vectors[0].numel())
+    dense[found.where] = found.values
+    return dense.view(vectors[0].shape)
+
+
+@pytest.mark.parametrize("sparsifier", ["magnitude", "ties"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("density", [0.1, 0.7, 1.0])
+@pytest.mark.filterwarnings("ignore:The density")
+def test_vectors_are_put_together_as_peft_does(sparsifier: str, count: int, density: float) -> None:
+    from peft.utils import merge_utils
+
+    theirs = {"magnitude": merge_utils.magnitude_prune, "ties": merge_utils.ties}[sparsifier]
+    vectors = [torch.randn(31, 47, generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+    expected = theirs(vectors, torch.ones(count), density)
+    torch.testing.assert_close(sparsify(vectors, sparsifier, density, 0), expected)
+
+
+@pytest.mark.parametrize("columns", ["alike", "sorted", "many equal", "mostly zero"])
+def test_largest_entries_of_a_long_matrix_are_found_whatever_its_order(columns: str) -> None:
+    vector = torch.randn(1500, 1001, generator=torch.Generator().manual_seed(3))
+    if columns == "sorted":
+        vector = vector.flatten().sort().values.view(vector.shape)
+    elif columns == "many equal":
+        vector = vector.round()
+    elif columns == "mostly zero":
+        vector = torch.where(torch.arange(1001) % 12 == 5, vector, 0.0)
+    thin = sparsify([vector], "magnitude", 0.1, 0).flatten()
+    order = vector.flatten().abs().argsort(descending=True, stable=True)[: int(0.1 * vector.numel())]
+    expected = torch.zeros_like(thin)
+    expected[order] = vector.flatten()[order]
+    assert torch.equal(thin, expected)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "ties", "dare"])
@@ -182,3 +221,25 @@ def test_a_base_of_another_shape_or_family_is_refused(tmp_path: Path) -> None:
         list(instruct_minus_base(layers, (0,), base_weights(model, str(tmp_path / "other"), None), "ties", 0.1, 7))
     with pytest.raises(DamocError, match="model.safetensors is missing"):
         base_weights(model, str(tmp_path), None)
+
+
+@pytest.mark.parametrize("method", ["rdsc_sparse", "linear_patch"])
+def test_a_merge_of_offloaded_weights_is_that_of_weights_in_memory_and_can_be_taken_back(
+    zoo: Path, method: str
+) -> None:
+    ids = torch.randint(3, 2000, (4, 30), generator=torch.Generator().manual_seed(2))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    keep, remove = (0, 1, 3, 4, 7, 8, 10, 11), (2, 5, 6, 9)
+    found: dict[str, list[torch.Tensor]] = {"memory": [], "disk": []}
+    for place, limit in (("memory", None), ("disk", {"cpu": "3MiB"})):
+        model = load_model(str(zoo / "tiny-llama-cloud"), max_memory=limit).model
+        surgery = LayerSurgery(model)
+        surgery.keep(keep)
+        merge = build_merge(model, Ingredients(surgery, keep, remove, MergeConfig(method=method), 7), [batch])
+        for scale in (0.0, 0.5, 0.25, 0.0):
+            merge.apply(scale)
+            with torch.inference_mode():
+                found[place].append(model(**batch).logits)
+    plain, half, quarter, again = found["memory"]
+    assert torch.equal(plain, again) and not torch.equal(plain, half) and not torch.equal(half, quarter)
+    assert all(torch.equal(one, other) for one, other in zip(found["memory"], found["disk"], strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from damoc import progress
-from damoc.progress import EVENTS_VARIABLE, Progress, emit
+from damoc.progress import EVENTS_VARIABLE, Progress, emit, new_lines
 
 
 class Clock:
@@ -68,19 +68,32 @@ def test_reports_are_seldom_but_the_first_and_the_last_always_come(clock, events
 
 
 def test_a_log_line_says_how_fast_it_goes_and_what_is_left(clock, lines_only, capsys):
-    report = Progress("embedding", "first", "rows", _started=clock.now)
-    clock.now += 10
+    report = Progress("embedding", "first", "rows")
     report(2000, 6000)
     clock.now += 1
     report(2100, 6000)
-    clock.now += 19
+    clock.now += 9
+    report(4000, 6000)
+    clock.now += 10
     report(6000, 6000)
-    assert capsys.readouterr().out.splitlines() == [
-        "embedding first 2,000/6,000 rows (200.0/s, 20 s left)",
+    assert capsys.readouterr().err.splitlines() == [
+        "embedding first 2,000/6,000 rows",
+        "embedding first 4,000/6,000 rows (200.0/s, 10 s left)",
         "embedding first 6,000/6,000 rows (200.0/s)",
     ]
 
 
 def test_work_without_items_is_done_at_once(clock, lines_only, capsys):
-    Progress("condense", "", "texts", _started=clock.now)(0, 0)
-    assert capsys.readouterr().out == "condense 0/0 texts (0.0/s)\n"
+    Progress("condense", "", "texts")(0, 0)
+    assert capsys.readouterr().err == "condense 0/0 texts\n"
+
+
+def test_only_whole_lines_are_read_and_each_once(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('[1]\n{"a": ')
+    with path.open() as stream, path.open("a") as other:
+        assert list(new_lines(stream)) == [[1]]
+        assert list(new_lines(stream)) == []
+        other.write("2}\n[3]\n")
+        other.flush()
+        assert list(new_lines(stream)) == [{"a": 2}, [3]]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from damoc.selection.record import CandidateRecord, FunnelStep, SelectionRecord, StageCost
+from damoc.selection.record import CandidateRecord, FunnelStep, LayerEvidence, SelectionRecord, StageCost
 
 WINNER = CandidateRecord(
     "first",
@@ -19,9 +19,12 @@ WINNER = CandidateRecord(
     p_best=0.9,
     among_best=True,
     zero_shot={"accuracy": 0.5},
+    zero_shot_intervals={"accuracy": [0.4, 0.6]},
     zero_shot_rank=2,
     importance=[0.1, 0.2],
     kept_layers=[0, 1],
+    layer_evidence=LayerEvidence("lowest", [0, 1], [2], [], {"1": [2]}, [[0.1, 0.2], [0.15]]),
+    losses={"calibration": {"original": 1.3, "pruned": 1.5, "merged": 1.4}},
     merge={"scale": 0.02, "accepted": True, "losses": {"0.0": 1.5, "0.02": 1.4}},
     parameters={"original": 100, "proxy": 80, "trainable": 8},
     history=[{"step": 1, "epoch": 0.5, "train_loss": 2.0, "learning_rate": 1e-4}],
@@ -75,6 +78,17 @@ def test_candidates_are_found_by_their_id():
 def test_an_interval_at_zero_is_still_an_interval():
     zero = replace(RECORD, candidates=[replace(WINNER, interval=(0.0, 0.0))])
     assert SelectionRecord.from_json(json.loads(json.dumps(zero.to_json()))).candidates[0].interval == (0.0, 0.0)
+
+
+def test_a_record_from_before_the_layer_evidence_is_read():
+    value = RECORD.to_json()
+    for item in value["candidates"]:
+        for name in ("layer_evidence", "losses", "zero_shot_intervals", "few_shot_intervals"):
+            del item[name]
+    del value["evaluation"]
+    first = SelectionRecord.from_json(value).candidates[0]
+    assert (first.layer_evidence, first.losses, first.zero_shot_intervals) == (LayerEvidence(), {}, {})
+    assert first.kept_layers == WINNER.kept_layers
 
 
 def test_an_unknown_key_is_refused():

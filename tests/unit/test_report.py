@@ -16,7 +16,7 @@ from html_reader import Reader
 from records import make_record, without_winner
 
 from damoc.report import ranking_rows, render, save_plots, text
-from damoc.selection.record import DataEvidence, Distribution, Sample, SelectionRecord
+from damoc.selection.record import DataEvidence, Distribution, LayerEvidence, Sample, SelectionRecord
 
 HOSTILE = "\"><script>alert('x')</script><img src=http://evil.example/x onerror=y>${{7*7}}&"
 
@@ -75,7 +75,12 @@ def test_hostile_strings_are_text() -> None:
                 revision=HOSTILE,
                 costs={HOSTILE: first.costs["fine_tune"]},
             ),
-            replace(second, merge={HOSTILE: HOSTILE}),
+            replace(
+                second,
+                merge={HOSTILE: HOSTILE},
+                layer_evidence=replace(second.layer_evidence, policy=HOSTILE),
+                few_shot={HOSTILE: 0.5},
+            ),
             *(replace(item, status="error", reason=HOSTILE, rank=None) for item in rest),
         ],
         dataset={HOSTILE: HOSTILE, "licences": [HOSTILE]},
@@ -87,6 +92,7 @@ def test_hostile_strings_are_text() -> None:
         ),
         funnel=[replace(step, name=HOSTILE) for step in plain.funnel],
         config={HOSTILE: HOSTILE},
+        evaluation={"task": HOSTILE, "rows": 3, "shots": 2},
         evidence={HOSTILE: HOSTILE},
         versions={HOSTILE: HOSTILE},
         registration={key: HOSTILE for key in plain.registration},
@@ -140,7 +146,7 @@ def test_rows_say_what_the_record_says() -> None:
         "yes",
     )
     assert (first.zero_shot_rank, first.movement, second.movement) == ("3", "▲2", "▼1")
-    assert (first.layers, first.original, first.proxy, first.trainable) == ("21/28", "1.72 B", "1.36 B", "12.6 M")
+    assert (first.layers, first.original, first.proxy, first.trainable) == ("22/28", "1.72 B", "1.36 B", "12.6 M")
     assert (first.seconds, first.memory, first.winner, second.winner) == ("11 min 31 s", "4.00 GiB", True, False)
     assert (started.score, started.layers, started.zero_shot_rank, started.movement) == ("–", "–", "", "")
 
@@ -196,6 +202,12 @@ def test_a_bare_record() -> None:
             item,
             importance=(),
             kept_layers=(),
+            layer_evidence=LayerEvidence(),
+            losses={},
+            intervals={},
+            zero_shot_intervals={},
+            few_shot={},
+            few_shot_intervals={},
             merge={},
             parameters={},
             history=(),
@@ -213,7 +225,7 @@ def test_a_bare_record() -> None:
     ]
     record = replace(
         plain, candidates=bare, winner=None, funnel=[], data_compression={}, costs={}, evidence={}, versions={},
-        dataset={}, registration={}, config={}, data_evidence=DataEvidence(),
+        dataset={}, registration={}, config={}, data_evidence=DataEvidence(), evaluation={},
     )  # fmt: skip
     reader = Reader(render(record))
     assert len(reader.candidates()) == 8
@@ -230,6 +242,11 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
             importance=[math.nan] * len(item.importance),
             history=[{"step": 1, "train_loss": math.nan, "valid_loss": math.inf}],
             merge={"scale": 0.0, "accepted": False, "losses": {"0.0": math.nan, "0.1": None}},
+            layer_evidence=replace(
+                item.layer_evidence, distances=[[math.nan] * len(row) for row in item.layer_evidence.distances]
+            ),
+            losses={"calibration": {"original": math.nan, "pruned": 900.0}, "validation": {"tuned": math.inf}},
+            intervals={plain.metric: [math.nan, math.inf]},
         )
         for item in plain.candidates
     ]
@@ -237,7 +254,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
     record = replace(plain, candidates=broken, data_evidence=scores)
     svgs = "".join(re.findall(r"<svg.*?</svg>", render(record), re.S))
     assert not re.search(r'(?:x|y|x1|x2|y1|y2|cx|cy|width|height|points)="[^"]*(?:nan|inf)', svgs)
-    assert len(save_plots(record, tmp_path)) == 5
+    assert len(save_plots(record, tmp_path)) == 6
 
 
 def test_whiskers_stand_where_the_numbers_are() -> None:
@@ -255,7 +272,9 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
         files = save_plots(make_record(), tmp_path / name)
         assert [file.name for file in files] == [
             "ranking.png",
+            "heatmap.png",
             "importance.png",
+            "perplexity.png",
             "curves.png",
             "funnel.png",
             "distributions.png",
@@ -268,7 +287,7 @@ def test_plots_take_hostile_names_and_skip_what_was_not_measured(tmp_path: Path)
     plain = make_record()
     named = [replace(item, candidate_id=f"_$\\frac{{{item.candidate_id}$") for item in plain.candidates]
     scores = DataEvidence(distributions=[Distribution("_$\\bad{$", [0.0, 1.0], {"_$\\frac{$": [1]}, 0.5)])
-    assert len(save_plots(replace(plain, candidates=named, metric="$\\bad{$", data_evidence=scores), tmp_path)) == 5
+    assert len(save_plots(replace(plain, candidates=named, metric="$\\bad{$", data_evidence=scores), tmp_path)) == 7
     assert save_plots(replace(plain, candidates=[], funnel=[], data_evidence=DataEvidence()), tmp_path) == []
 
 

@@ -150,3 +150,22 @@ def test_index_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "whole" / INDEX).write_text(json.dumps(index))
     with pytest.raises(DamocError, match=r"outside\.safetensors is missing"):
         Checkpoint(str(tmp_path / "whole"))
+
+
+def test_a_file_that_ends_early_and_a_weight_that_cannot_be_computed_stop_the_writing(tmp_path: Path) -> None:
+    save(tmp_path / "whole")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "whole")
+    whole = Checkpoint(str(tmp_path / "whole"))
+
+    def fail(layer: int, name: str) -> None:
+        raise MemoryError(f"{layer} {name}")
+
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(MemoryError, match=r"\d .+weight"):
+        prune_checkpoint(whole, config, [0, 3, 7], tmp_path / "one", fail)
+    with whole.files[-1].open("r+b") as stream:
+        stream.truncate(whole.files[-1].stat().st_size - 1)
+    with pytest.raises(OSError, match="ended while it was copied"):
+        prune_checkpoint(whole, config, [0, 3, 7], tmp_path / "other")
+    assert not list(tmp_path.glob("o*/config.json"))

@@ -171,7 +171,7 @@ def test_cutting_a_batch_does_not_change_its_gradient(base, micro_tokens):
         expected_loss += float(share.detach())
     expected = {name: value.grad.clone() for name, value in base.model.named_parameters()}
     base.model.zero_grad()
-    runner = BatchRunner(base.model, 2, nullcontext, 4)
+    runner = BatchRunner(base.model, 2, nullcontext)
     runner.micro_batch_tokens = micro_tokens
     assert runner.backward(rows) == pytest.approx(expected_loss, rel=1e-5)
     for name, value in base.model.named_parameters():
@@ -351,7 +351,7 @@ def test_a_validation_leaves_the_gradients_through_four_bit_weights_right(zoo):
             for name, value in tuned.named_parameters():
                 if "lora_B" in name:
                     value.normal_(std=0.02)
-        runner = BatchRunner(tuned, 2, nullcontext, 4)
+        runner = BatchRunner(tuned, 2, nullcontext)
         runner.mean_loss(rows)
         runner.backward(rows)
         gradients.append({name: value.grad for name, value in tuned.named_parameters() if "lora_" in name})

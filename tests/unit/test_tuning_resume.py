@@ -18,6 +18,7 @@ from damoc.config import TuningConfig
 from damoc.data.example import Example
 from damoc.data.prompts import encode
 from damoc.tuning import Checkpoints, TuningOutcome, fine_tune, open_proxy, save_tuned
+from damoc.tuning.processes import OneProcess
 
 SETTINGS = TuningConfig(rank=4, alpha=8, dropout=0.2, learning_rate=5e-3, epochs=4, batch_size=4, dtype="float32")
 KILLED_AT = 7
@@ -132,5 +133,5 @@ def test_a_damaged_or_foreign_checkpoint_is_ignored(interrupted: Path, tmp_path:
     weight = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.AdamW([weight])
     identity = "other" if damage == "foreign" else "own"
-    assert Checkpoints(kept, identity, 60).load({"weight": weight}, optimizer) is None
+    assert Checkpoints(kept, identity, 60).load({"weight": weight}, optimizer, OneProcess()) is None
     assert weight.tolist() == [0, 0]

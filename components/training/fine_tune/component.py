@@ -1,4 +1,4 @@
-"""Fine-tune a candidate's proxy on the compressed rows with LoRA."""
+"""Fine-tune a candidate's proxy on the compressed rows."""
 
 from damoc_components.image import damoc_image
 from kfp import dsl
@@ -6,9 +6,11 @@ from kfp import dsl
 
 @dsl.component(base_image=damoc_image(), install_kfp_package=False)
 def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, state: str) -> str:
-    """Fine-tune a candidate's proxy on the compressed rows with LoRA.
+    """Fine-tune a candidate's proxy on the compressed rows.
 
-    A candidate that diverges, runs out of memory or of time is returned with its status instead of failing the loop.
+    Trains adapters, adapters on weights of four bits, or all weights; on one device, on all GPUs of the pod, or on
+    several machines as a TrainJob of Kubeflow Trainer, which this pod submits and follows. A candidate that diverges,
+    runs out of memory or of time is returned with its status instead of failing the loop.
 
     Args:
         config_uri: Config that ``damoc select`` published: a path or an s3:// URI.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from damoc.compression.merge.weights import Merge, WeightChange
+from damoc.compression.merge.offloaded import read_weight, weight_change
+from damoc.compression.merge.weights import Change, Merge
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ def fit_patches(
     return patches
 
 
-def patch_changes(layers: Sequence[torch.nn.Module], patches: Mapping[int, torch.Tensor]) -> Iterator[WeightChange]:
+def patch_changes(layers: Sequence[torch.nn.Module], patches: Mapping[int, torch.Tensor]) -> Iterator[Change]:
     """The changes that fold maps into the last projection of their anchors.
 
     Args:
@@ -92,15 +93,16 @@ def patch_changes(layers: Sequence[torch.nn.Module], patches: Mapping[int, torch
         found = last_projection(layers[anchor], len(patch))
         assert found is not None, "a patch is fitted to a projection"
         projection = found[1]
-        for name, weight in projection.named_parameters(recurse=False):
-            if change := WeightChange.of(weight, patch_delta(projection, name, weight, patch)):
+        for name, _ in projection.named_parameters(recurse=False):
+            delta = patch_delta(projection, name, read_weight(projection, name), patch)
+            if change := weight_change(projection, name, delta):
                 yield change
 
 
 def patch_delta(projection: torch.nn.Module, name: str, weight: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
-    """What folding a map into a projection adds to its ``weight`` or ``bias``, float32 on the CPU."""
+    """What folding a map into a projection adds to its ``weight`` or ``bias``: float32, flat, on the CPU."""
     own = weight.detach().float().cpu()
-    return (patch.T @ own if name == "weight" and _is_linear(projection) else own @ patch) - own
+    return (patch.T @ own if name == "weight" and _is_linear(projection) else own @ patch).sub_(own).flatten()
 
 
 def residual_projection(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from damoc.compression.merge.weights import WeightChange
+from damoc.compression.merge.offloaded import read_weight, weight_change
+from damoc.compression.merge.sparse import Delta, Difference, Sparse, elected, summed
+from damoc.compression.merge.weights import Change
 from damoc.errors import CandidateError
 from damoc.hashing import derive_seed
 
 if TYPE_CHECKING:
     import torch
-
-    Sparsifier = Callable[[list[torch.Tensor], torch.Tensor, float], torch.Tensor]
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
@@ -24,12 +23,11 @@ def removed_minus_anchor(
     sparsifier: str,
     density: float,
     seed: int,
-) -> Iterator[WeightChange]:
+) -> Iterator[Change]:
     """Adds to each matrix of an anchor the sparsified difference of the layers that it absorbs and itself.
 
     The difference of two layers follows RDSC (LaCo, arXiv 2402.11187), the sparsification TIES (arXiv 2306.01708) or
-    DARE (arXiv 2311.03099), as peft implements them. Norms, biases, embeddings, routers and stacked experts are left
-    alone.
+    DARE (arXiv 2311.03099). Norms, biases, embeddings, routers and stacked experts are left alone.
 
     Args:
         layers: all layers of the whole model.
@@ -39,12 +37,14 @@ def removed_minus_anchor(
         seed: decides what ``dare`` drops; each matrix has its own stream.
     """
     for anchor, removed in sorted(groups.items()):
-        others = [dict(layers[index].named_parameters()) for index in removed]
+        others = [(layers[index], dict(layers[index].named_parameters())) for index in removed]
         for name, weight in matrices(layers[anchor]):
-            absorbed = [other[name] for other in others if name in other and other[name].shape == weight.shape]
-            if absorbed:
-                delta = absorbed_delta(weight, absorbed, sparsifier, density, matrix_seed(seed, anchor, name))
-                if change := WeightChange.of(weight, delta):
+            alike = [other for other, own in others if name in own and own[name].shape == weight.shape]
+            if alike:
+                own = read_weight(layers[anchor], name)
+                absorbed = (read_weight(other, name) for other in alike)
+                delta = absorbed_delta(own, absorbed, sparsifier, density, matrix_seed(seed, anchor, name))
+                if change := weight_change(layers[anchor], name, delta):
                     yield change
 
 
@@ -55,7 +55,7 @@ def instruct_minus_base(
     sparsifier: str,
     density: float,
     seed: int,
-) -> Iterator[WeightChange]:
+) -> Iterator[Change]:
     """Adds to each matrix of a kept layer what instruction tuning had added to it, sparsified, once more.
 
     At scale s a weight is base + (1 + s) times the kept entries of (instruct - base): task arithmetic (Ilharco et al.,
@@ -81,52 +81,47 @@ def instruct_minus_base(
                     f"{name} of layer {index} has the shape {tuple(weight.shape)}, in the base {tuple(before.shape)}; "
                     "name the checkpoint that the candidate was tuned from",
                 )
-            delta = tuning_delta(weight, before, sparsifier, density, matrix_seed(seed, index, name))
-            if change := WeightChange.of(weight, delta):
+            own = read_weight(layers[index], name)
+            delta = tuning_delta(own, before, sparsifier, density, matrix_seed(seed, index, name))
+            if change := weight_change(layers[index], name, delta):
                 yield change
 
 
 def absorbed_delta(
-    anchor: torch.Tensor, removed: Sequence[torch.Tensor], sparsifier: str, density: float, seed: int
-) -> torch.Tensor:
-    """Sparsified differences of removed matrices and their anchor's, float32 on the CPU; all of one shape."""
-    own = anchor.detach().float().cpu()
-    return sparsify([other.detach().float().cpu() - own for other in removed], sparsifier, density, seed)
+    anchor: torch.Tensor, removed: Iterable[torch.Tensor], sparsifier: str, density: float, seed: int
+) -> Delta:
+    """Sparsified differences of removed matrices and their anchor's, all of one shape, at least one.
+
+    Args:
+        anchor: matrix of the anchor.
+        removed: read one by one.
+        sparsifier: ``magnitude`` (largest entries of each, summed), ``ties`` (largest entries, sign election, mean of
+            those that agree) or ``dare`` (random entries, rescaled by 1/density, summed).
+        density: share of the entries of each vector that is kept, in [0, 1].
+        seed: of the random entries.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def thin(matrix: torch.Tensor) -> Sparse:
+        difference = Difference(matrix, anchor)
+        if sparsifier == "dare":
+            return difference.drawn(density, generator)
+        return difference.largest(int(density * difference.size))
+
+    put_together = elected if sparsifier == "ties" else summed
+    return put_together(map(thin, removed), anchor.numel())
 
 
-def tuning_delta(
-    instruct: torch.Tensor, base: torch.Tensor, sparsifier: str, density: float, seed: int
-) -> torch.Tensor:
-    """Sparsified difference of a tuned matrix and the one it was tuned from, float32 on the CPU."""
-    return sparsify([instruct.detach().float().cpu() - base.float().cpu()], sparsifier, density, seed)
+def tuning_delta(instruct: torch.Tensor, base: torch.Tensor, sparsifier: str, density: float, seed: int) -> Delta:
+    """Sparsified difference of a tuned matrix and the one it was tuned from."""
+    return absorbed_delta(base, [instruct], sparsifier, density, seed)
 
 
 def matrix_seed(seed: int, layer: int, name: str) -> int:
     """The seed of one matrix."""
     return derive_seed(seed, "merge", str(layer), name)
-
-
-def sparsify(vectors: Sequence[torch.Tensor], sparsifier: str, density: float, seed: int) -> torch.Tensor:
-    """Thins task vectors out and combines them.
-
-    Args:
-        vectors: float32, all of one shape, at least one.
-        sparsifier: ``magnitude`` (largest entries of each, summed), ``ties`` (largest entries, sign election, mean of
-            those that agree) or ``dare`` (random entries, rescaled by 1/density, summed).
-        density: share of the entries of each vector that is kept, in [0, 1].
-        seed: of the random entries.
-
-    Returns:
-        float32 of the same shape.
-    """
-    import torch
-
-    if density == 0:
-        return torch.zeros_like(vectors[0])
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The density")
-        torch.manual_seed(seed)
-        return _sparsifier(sparsifier)(list(vectors), torch.ones(len(vectors)), density)
 
 
 def matrices(layer: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -139,14 +134,3 @@ def matrices(layer: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]
         for name, weight in module.named_parameters(recurse=False):
             if weight.ndim == 2 and name == "weight":
                 yield f"{path}.{name}", weight
-
-
-def _sparsifier(name: str) -> Sparsifier:
-    from peft.utils import merge_utils
-
-    known: dict[str, Sparsifier] = {
-        "magnitude": merge_utils.magnitude_prune,
-        "ties": merge_utils.ties,
-        "dare": merge_utils.dare_linear,
-    }
-    return known[name]

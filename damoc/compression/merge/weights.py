@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from damoc.compression.merge.sparse import CHUNK, Delta, Sparse
 
 if TYPE_CHECKING:
     import torch
+
+
+class Change(Protocol):
+    """A change of one weight."""
+
+    def apply(self, scale: float) -> None:
+        """Sets the weight to this scale; 0 restores its bits."""
 
 
 @dataclass(frozen=True)
@@ -15,43 +24,40 @@ class WeightChange:
     """What a merge adds to one weight. All arithmetic is in float32 on the CPU, the same with and without a GPU.
 
     Args:
-        weight: the parameter.
+        weight: a parameter, or a tensor that was read from a checkpoint.
         where: flat indices of the entries that change, int64, or None where all do.
-        original: these entries before any merge, in the parameter's dtype.
-        delta: float32, added to them at scale 1.
+        original: these entries before any merge, flat, in the weight's dtype.
+        delta: float32, flat, added to them at scale 1.
     """
 
-    weight: torch.nn.Parameter
+    weight: torch.Tensor
     where: torch.Tensor | None
     original: torch.Tensor
     delta: torch.Tensor
 
     @classmethod
-    def of(cls, weight: torch.nn.Parameter, delta: torch.Tensor) -> WeightChange | None:
-        """The change by a delta of the weight's shape, float32; only its entries other than 0 are kept.
-
-        Returns:
-            None, where nothing changes.
-        """
-        original = weight.detach().cpu()
-        where = delta.flatten().nonzero().flatten()
-        if len(where) == 0:
+    def of(cls, weight: torch.Tensor, delta: Delta) -> WeightChange | None:
+        """The change by a delta; None where nothing changes."""
+        if not isinstance(delta, Sparse):
+            return cls(weight, None, weight.detach().flatten().to("cpu", copy=True), delta) if delta.any() else None
+        changes = delta.nonzero()
+        if not len(changes.where):
             return None
-        if 2 * len(where) > delta.numel():
-            return cls(weight, None, original.clone(), delta)
-        return cls(weight, where, original.flatten()[where], delta.flatten()[where])
+        original = weight.detach().flatten()[changes.where.to(weight.device)].cpu()
+        return cls(weight, changes.where, original, changes.values)
 
     def apply(self, scale: float) -> None:
         """Sets the weight to this scale; 0 restores its bits."""
-        import torch
-
-        new = self.original if scale == 0 else (self.original.float() + scale * self.delta).to(self.original.dtype)
-        with torch.no_grad():
+        flat = self.weight.detach().view(-1)
+        for start in range(0, len(self.original), CHUNK):
+            part = slice(start, start + CHUNK)
+            new = self.original[part]
+            if scale != 0:
+                new = (new.float() + scale * self.delta[part]).to(new.dtype)
             if self.where is None:
-                self.weight.copy_(new)
+                flat[part] = new.to(flat.device)
             else:
-                device = self.weight.device
-                self.weight.view(-1).index_copy_(0, self.where.to(device), new.to(device))
+                flat.index_copy_(0, self.where[part].to(flat.device), new.to(flat.device))
 
 
 class Merge:
@@ -62,7 +68,7 @@ class Merge:
         patches: what a fitted merge was fitted to, by name; kept beside the record, which alone cannot rebuild it.
     """
 
-    def __init__(self, changes: Sequence[WeightChange] = (), patches: dict[str, torch.Tensor] | None = None) -> None:
+    def __init__(self, changes: Sequence[Change] = (), patches: dict[str, torch.Tensor] | None = None) -> None:
         self._changes = tuple(changes)
         self.patches = patches or {}
 

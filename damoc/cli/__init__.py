@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 import damoc
+from damoc.cli.data import data
+from damoc.cli.model import model
+from damoc.cli.options import AsJson, Config, Out, Settings
+from damoc.cli.zoo import zoo
 from damoc.errors import DamocError
 
 app = typer.Typer(
@@ -25,18 +29,9 @@ app = typer.Typer(
     "the small proxies, ranks them and registers the winner.",
     epilog="Start with: damoc validate examples/cloud-qa.yaml, then damoc select examples/cloud-qa.yaml",
 )
-zoo = typer.Typer(no_args_is_help=True, help="Toy candidates that let the pipeline run anywhere in minutes.")
-data = typer.Typer(no_args_is_help=True, help="Look at data, or run the data stages alone.")
 app.add_typer(zoo, name="zoo")
 app.add_typer(data, name="data")
-
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see examples/ and damoc validate --schema.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replaces one value of the config: --set dataset.source=my.jsonl"),
-]
-Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Copies the results here.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON for programs instead of text for people.")]
+app.add_typer(model, name="model")
 
 
 @app.callback(invoke_without_command=True)
@@ -130,98 +125,6 @@ def report(
         typer.echo(f"written to {out}")
 
 
-@zoo.command("train")
-def zoo_train(
-    recipes: Annotated[Path, typer.Option(help="What each model is made of.")] = Path("zoo/recipes.yaml"),
-    out: Annotated[Path, typer.Option(help="Folder that receives one folder a model.")] = Path("zoo"),
-    only: Annotated[list[str] | None, typer.Option(help="Names of models; default: all.")] = None,
-) -> None:
-    """Pre-trains the toy candidates from text mined from installed packages (5-10 minutes each on two cores)."""
-    from rich.progress import track
-
-    from damoc.zoo.pretrain import pretrain
-    from damoc.zoo.recipes import load_recipes
-
-    if not recipes.is_file():
-        raise DamocError("the recipes file does not exist", str(recipes), "name one with --recipes")
-    known = load_recipes(recipes)
-    for name in only or known.models:
-        if name not in known.models:
-            raise DamocError(f"no recipe {name!r}", str(recipes), f"known models: {', '.join(known.models)}")
-    for name in track(only or list(known.models), description="models"):
-        record = pretrain(known, name, out)
-        typer.echo(f"{name}: {record['steps']} steps, {record['train_loss_nats'][-1][1]} nats per token")
-
-
-@data.command("inspect")
-def data_inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="File, folder, s3://..., hf:owner/name or mined:NAME.")],
-    preset: Annotated[str | None, typer.Option(help="pubmedqa, billsum, dolly or squad.")] = None,
-    rows: Annotated[int, typer.Option(help="Rows shown of each split.")] = 2,
-    as_json: AsJson = False,
-) -> None:
-    """Shows what damoc reads from a dataset: splits, lengths, answers, licences, fingerprint, and a few rows."""
-    from damoc.config import DatasetConfig
-    from damoc.data.dataset import load_dataset
-    from damoc.data.inspection import describe, print_description
-
-    local = path if "://" in path or ":" in path.split("/")[0] else str(Path(path).absolute())
-    dataset = load_dataset(DatasetConfig.model_validate({"source": local, "preset": preset, "on_leak": "drop"}), 0)
-    if as_json:
-        typer.echo(json.dumps(describe(dataset), indent=1, ensure_ascii=False))
-    else:
-        print_description(Console(), dataset, rows)
-
-
-@data.command("prepare")
-def data_prepare(config: Config, out: Out = None, settings: Settings = None) -> None:
-    """Reads, validates, splits and fingerprints the dataset of a config; no tracking server is needed."""
-    from damoc.stages.prepare_data import prepare
-
-    _finish(prepare(_context(config, settings)), out)
-
-
-@data.command("filters")
-def data_filters(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one filter whole.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Lists the filters of data_compression.filter.method: what they keep, what they measure, their options."""
-    from damoc.filters import filter_named, filters
-    from damoc.terminal.data import filter_json, print_filter, print_filters
-
-    chosen = [filter_named(name)] if name else list(filters().values())
-    if as_json:
-        typer.echo(json.dumps([filter_json(method) for method in chosen], indent=1))
-    elif name:
-        print_filter(Console(), chosen[0])
-    else:
-        print_filters(Console(), chosen)
-
-
-@data.command("compress")
-def data_compress(config: Config, out: Out = None, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Filters and condenses the training rows of a config; no tracking server is needed.
-
-    Writes train.jsonl (what proxies train on), choice.json (why each row was kept or cut), condense.json (what was
-    dropped, repaired or put back in each text) and journey.jsonl (one line a row: what became of it and why).
-    Measurements are cached in the workspace: an interrupted run goes on where it was.
-    """
-    from damoc.stages.compress_data import compress
-    from damoc.stages.prepare_data import prepare
-    from damoc.terminal.data import print_data_compression
-
-    context = _context(config, settings)
-    filtered, result = compress(context, prepare(context))
-    _export(filtered, out)
-    if as_json:
-        _export(result, out)
-        typer.echo(json.dumps(dict(result.summary), indent=1))
-    else:
-        print_data_compression(Console(), result.summary)
-        _finish(result, out, summary=False)
-
-
 def main() -> None:
     """Runs the command line; errors that the user can mend end with code 2."""
     try:
@@ -235,31 +138,6 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; finished steps are kept, the same command resumes")
         sys.exit(130)
-
-
-def _context(config: Path, settings: list[str] | None) -> Any:
-    from damoc.launch import read_config
-    from damoc.stages.context import Context, config_hash
-    from damoc.validation import validate as check
-
-    checked, text = read_config(config, settings or ())
-    check(checked, str(config), read_data=False)
-    return Context(checked, "", config_hash(checked), text)
-
-
-def _export(result: Any, out: Path | None) -> None:
-    from damoc.exports import export_step
-
-    if out is not None:
-        export_step(result, out)
-
-
-def _finish(result: Any, out: Path | None, summary: bool = True) -> None:
-    _export(result, out)
-    done = "found done" if result.reused else f"done in {result.seconds:.1f} s"
-    typer.echo(f"{result.name} {done}: {out or result.uri}")
-    if summary:
-        typer.echo(json.dumps(dict(result.summary), indent=1))
 
 
 def _selection_folder(run: str, workspace: Path) -> str:
