@@ -158,7 +158,9 @@ class Trial:
                 "compression_seconds": round(seconds, 2),
             }
 
-        return self._replicate.kept({**self._key, "section": settings.model_dump(mode="json"), "share": way.rows}, work)
+        return self._replicate.kept(
+            {**self._key, "section": settings.model_dump(mode="json", exclude={"control"}), "share": way.rows}, work
+        )
 
     def _load(self) -> LoadedModel:
         return load_model(str(self._candidate))
