@@ -123,7 +123,10 @@ class Trial:
     def __init__(self, replicate: Replicate, candidate: Path) -> None:
         self._replicate, self._candidate = replicate, candidate
         self._seed = derive_seed(replicate.seed, candidate.name)
-        self._key = {"candidate": model_identity(str(candidate), None), "tuning": TUNING.model_dump(mode="json")}
+        self._key = {
+            "candidate": model_identity(str(candidate), None),
+            "tuning": TUNING.model_dump(mode="json", exclude_unset=True),
+        }
         self._decisions: dict[Rules, LayerDecision] = {}
 
     def truth(self, turn: int = 0) -> dict[str, Any]:
@@ -159,7 +162,7 @@ class Trial:
             }
 
         return self._replicate.kept(
-            {**self._key, "section": settings.model_dump(mode="json", exclude={"control"}), "share": way.rows}, work
+            {**self._key, "section": settings.model_dump(mode="json", exclude_unset=True), "share": way.rows}, work
         )
 
     def _load(self) -> LoadedModel:
