@@ -126,6 +126,7 @@ class Trial:
         self._key = {
             "candidate": model_identity(str(candidate), None),
             "tuning": TUNING.model_dump(mode="json", exclude_unset=True),
+            "calibration_rows": CALIBRATION,
         }
         self._decisions: dict[Rules, LayerDecision] = {}
 
