@@ -35,7 +35,7 @@ def agreement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: in
         "kendall": round(float(np.mean(taus)), 3),
         "interval": [round(low, 3), round(high, 3)],
         "p": float(f"{chance([len(true) for _, true in arrays], float(np.mean(taus))):.2g}"),
-        "spearman": round(float(np.mean([spearmanr(*pair).statistic for pair in arrays])), 3),
+        "spearman": round(float(np.mean([_spearman(*pair) for pair in arrays])), 3),
         "regret": round(float(np.mean(regrets)), 4),
         "distortion": round(float(np.mean([np.std(own - true) for own, true in arrays])), 4),
         "hits": round(float(np.mean([regret == 0 for regret in regrets])), 3),
@@ -69,6 +69,11 @@ def _signs(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _tau(own: NDArray[np.float64], true: NDArray[np.float64]) -> float:
     return float((_signs(own) * _signs(true)).sum() / (len(own) * (len(own) - 1)))
+
+
+def _spearman(own: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    """0 where all scores are equal: nothing agrees with no order."""
+    return float(spearmanr(own, true).statistic) if np.ptp(own) and np.ptp(true) else 0.0
 
 
 def _interval(
