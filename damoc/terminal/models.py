@@ -24,6 +24,7 @@ from damoc.stages.evaluate_candidate import NAME as TUNED
 from damoc.stages.fine_tune import NAME as TUNING
 
 _BARS = "▁▂▃▄▅▆▇█"
+_CUT = 0.1
 
 
 def print_importance(console: Console, states: Sequence[CandidateState]) -> None:
@@ -146,6 +147,13 @@ def print_scores(console: Console, states: Sequence[CandidateState], config: Sel
         table.add_section()
     console.print(table)
     console.print(f"intervals: {settings.confidence:.0%}, bootstrap over the rows")
+    for name in scored:
+        cut = [state.steps[name].summary["metrics"].get("cut_prompts", 0.0) for state in _ok(states)]
+        if max(cut, default=0.0) > _CUT:
+            fix = "a larger tuning.max_length" + (" or fewer evaluation.shots" if name == FEW_SHOT else "")
+            console.print(
+                f"{shown[name]}: up to {max(cut):.0%} of the prompts lost their start; {fix} reads them whole"
+            )
 
 
 def _with_interval(scores: RowScores, config: SelectionConfig, seed: int) -> str:
