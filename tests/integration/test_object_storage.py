@@ -245,7 +245,8 @@ def test_a_fresh_run_in_a_bucket_has_the_evidence_of_the_run_on_disk(
     assert selection.report.startswith(f"{bucket}/work/selections/")
     assert selection.winner.encode() in storage.read_bytes(selection.report)
     markers = [uri for uri in storage.list_uris(f"{bucket}/work/steps") if uri.endswith(MARKER)]
-    assert len(markers) == 3 + 2 * 4 + 2
+    shared, candidates, control, rankings = 3, 2 * 6, 3, 3
+    assert len(markers) == shared + candidates + control + rankings
 
 
 def test_a_workspace_in_a_bucket_needs_a_tracking_server(bucket: str, tmp_path: Path) -> None:

@@ -286,8 +286,10 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     held: list[int] = []
 
     def count(done: int, total: int) -> None:
-        floats = (part for part in gc.get_objects() if isinstance(part, torch.Tensor) and part.is_floating_point())
-        held.append(sum(part.numel() for part in floats))
+        tensors = [
+            part for part in gc.get_objects() if issubclass(type(part), torch.Tensor)
+        ]  # a weak proxy may be dead
+        held.append(sum(part.numel() for part in tensors if part.is_floating_point()))
 
     measure_layers(model, model.model.layers, [batch(ROWS)] * 6, count)
     assert held[-1] <= held[0]
