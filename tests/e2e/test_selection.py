@@ -112,7 +112,7 @@ def test_mlflow_holds_parent_children_dataset_curves_and_artifacts(finished: Fin
         assert "bits_per_byte" in shown and "zero_shot/bits_per_byte" in shown
         assert shown["interval/bits_per_byte_low"] < shown["bits_per_byte"] < shown["interval/bits_per_byte_high"]
         assert shown["interval/zero_shot/bits_per_byte_low"] < shown["zero_shot/bits_per_byte"]
-        losses = {state: shown.get(f"calibration/loss_{state}") for state in ("original", "pruned", "merged")}
+        losses = {state: shown.get(f"calibration/loss_{state}") for state in ("original", "pruned", "merged", "tuned")}
         assert {state: loss for state, loss in losses.items() if loss} == item.losses["calibration"]
     plots = {Path(item.path).name for item in tracker.client.list_artifacts(own[0].info.run_id, "plots")}
     assert {"heatmap.png", "importance.png", "perplexity.png"} <= plots
