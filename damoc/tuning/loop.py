@@ -152,7 +152,7 @@ def train(
         on_step(step, steps, point)
         if checkpoints and step < steps and processes.first(checkpoints.due()):
             training.save(checkpoints)
-    calibration_loss = training.runner.mean_loss(rows[:calibration]) if calibration else None
+    calibration_loss = round(training.runner.mean_loss(rows[:calibration]), 6) if calibration else None
     settle(tuned, settings)
     return training.outcome(calibration_loss)
 

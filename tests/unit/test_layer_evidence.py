@@ -34,7 +34,8 @@ def _compression(folder: Path, losses: tuple[float, ...], **settings: Any) -> di
     chosen = ModelCompression(merge=merge, **settings)
     values = iter(losses)
     loss: Callable[[Any], float] = lambda model: next(values)  # noqa: E731
-    outcome = compress(transformers.AutoModelForCausalLM.from_config(config).eval(), chosen, [BATCH], loss, 0, 11)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    outcome = compress(model, chosen, [BATCH], loss, 0, 11, fit_batches=[BATCH])
     if outcome.patches:
         save_file(dict(outcome.patches), folder / PATCHES)
     record = {**outcome.to_json(), "seed": 11, "merge_settings": merge.model_dump()}
