@@ -48,8 +48,8 @@ def select(config: Config, settings: Settings = None, out: Out = None, as_json: 
 
     Runs the compiled Kubeflow pipeline on this machine, two candidates at a time. Finished steps lie in the workspace
     and are not done again: the same command resumes what was interrupted, and after a change of the config only what
-    depends on the change is done. --out writes metrics.json, ranking.csv, curves.csv, funnel.csv and report.html for
-    DVC and other programs.
+    depends on the change is done. --out writes report.html, metrics.json and the tables ranking, scores, layers,
+    losses, curves and funnel as CSV, for DVC and other programs.
 
     Exit codes: 0 a winner was chosen, 1 a bug, 2 bad input or a service that fails, 130 interrupted.
     """
