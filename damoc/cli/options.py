@@ -32,11 +32,16 @@ def alone(config: Path, settings: list[str] | None) -> Context:
     from damoc.stages.context import Context, config_hash
     from damoc.validation import validate as check
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    _quieten_libraries()
     checked, text = read_config(config, settings or ())
     check(checked, str(config), read_data=False)
     return Context(checked, "", config_hash(checked), text, tracked=False)
+
+
+def _quieten_libraries() -> None:
+    """Keeps out of the terminal what libraries say to their own developers."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def export(result: StepResult, out: Path | None) -> None:

@@ -101,7 +101,7 @@ class ModelCompression(Section):
     control: Literal["first", "all", "none"] | list[str] = Field(
         "first",
         description="Candidates that are tuned whole as well, on the same rows, to see what pruning costs: the "
-        "first one, all, none, or a list of ids.",
+        "first one, all, none, or a list of ids. With max_memory, first is none: the whole does not fit.",
     )
 
     @property
@@ -349,6 +349,8 @@ class SelectionConfig(Section):
         """Ids of the candidates that are tuned whole as well."""
         ids = [candidate.id for candidate in self.candidates]
         control = self.model_compression.control
+        if control == "first" and self.model_compression.max_memory is not None:
+            return ()
         if isinstance(control, str):
             return tuple({"first": ids[:1], "all": ids, "none": []}[control])
         return tuple(control)

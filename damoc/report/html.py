@@ -16,7 +16,7 @@ from damoc.report import charts, text
 from damoc.report.data_sections import data_content
 from damoc.report.layers import block_maps, compressed_layers, heat_map
 from damoc.report.perplexity import perplexities
-from damoc.report.scores import CONTROL, conditions, metric_scores, task_words
+from damoc.report.scores import CONTROL, conditions, control_failures, metric_scores, task_words
 from damoc.report.table import few_shot_name, ranked, ranking_rows
 from damoc.selection.record import CandidateRecord, SelectionRecord, StageCost
 
@@ -82,6 +82,7 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
         "few_shot": few_shot_name(record),
         "conditions": conditions(record),
         "controlled": CONTROL in conditions(record),
+        "control_failures": control_failures(record),
         "metric_scores": metric_scores(record),
         "slope": charts.slope(record),
         "slope_row": charts.SLOPE_ROW,

@@ -60,6 +60,11 @@ def task_words(record: SelectionRecord) -> str:
     return (f"{rows:,} held-out rows" if rows else "held-out rows") + (f" of the task {task}" if task else "")
 
 
+def control_failures(record: SelectionRecord) -> dict[str, str]:
+    """Why candidates have no score of the whole model that they were to have, by id."""
+    return {item.candidate_id: item.control["failure"] for item in record.candidates if "failure" in item.control}
+
+
 def _note(record: SelectionRecord, name: str) -> str:
     directions = {**record.evaluation.get("higher_is_better", {}), record.metric: record.higher_is_better}
     way = {True: "higher is better", False: "lower is better", None: ""}[directions.get(name)]
@@ -78,6 +83,8 @@ def _cells(record: SelectionRecord, candidate: CandidateRecord, name: str, colum
 
 def _control(record: SelectionRecord, candidate: CandidateRecord, name: str) -> ScoreCell:
     score = text.score(candidate.control.get("metrics", {}).get(name))
+    if "failure" in candidate.control:
+        return ScoreCell("failed", "")
     if name != record.metric or not candidate.control:
         return ScoreCell(score, "")
     gap, low, high = candidate.control["difference"]

@@ -150,7 +150,8 @@ class CandidateRecord:
         few_shot: scores of the untouched model after worked examples, by metric; empty when it was not measured.
         few_shot_intervals: bootstrap interval of each of these scores.
         control: of a candidate that was tuned whole as well, ``metrics`` of the whole model, ``difference`` of the
-            ranking metric to the proxy (whole minus proxy, lower and upper end) and ``seconds``; empty otherwise.
+            ranking metric to the proxy (whole minus proxy, lower and upper end) and ``seconds``, or why that failed
+            (``failure``); empty otherwise.
         importance: per layer, 1 minus the mean cosine similarity of its input and output.
         kept_layers: indices of the layers that the proxy keeps.
         layer_evidence: what the choice of layers was made from.

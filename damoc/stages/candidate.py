@@ -29,6 +29,7 @@ class CandidateState:
         reason: why it failed.
         failed_in: stage that it failed in.
         steps: results of the stages it went through.
+        control_failure: why the same candidate, tuned whole, has no score; empty where it has, or was not to.
     """
 
     candidate_id: str
@@ -36,6 +37,7 @@ class CandidateState:
     reason: str = ""
     failed_in: str = ""
     steps: Mapping[str, StepResult] = field(default_factory=dict)
+    control_failure: str = ""
 
     def with_step(self, name: str, result: StepResult) -> CandidateState:
         """The state after one more stage."""

@@ -18,8 +18,9 @@ from damoc.data.example import Example
 from damoc.data.prompts import Encoded
 from damoc.hashing import derive_seed
 from damoc.models.batching import length_batches, pad_batch
+from damoc.models.candidate import load_candidate
 from damoc.models.likelihood import answer_losses
-from damoc.models.load import LoadedModel, input_device, load_model, model_identity
+from damoc.models.load import LoadedModel, input_device, model_identity
 from damoc.progress import Progress
 from damoc.stages.candidate import CandidateState, attempt
 from damoc.stages.context import Context, stage
@@ -180,15 +181,7 @@ class Bench:
 
     @cached_property
     def _loaded(self) -> LoadedModel:
-        candidate, tuning = self._candidate, self._context.config.tuning
-        return load_model(
-            candidate.model,
-            candidate.revision,
-            candidate.trust_remote_code,
-            tuning.dtype,
-            template=tuning.template,
-            max_memory=self._settings.max_memory,
-        )
+        return load_candidate(self._candidate, self._context.config.tuning, self._settings.max_memory)
 
     @cached_property
     def _maker(self) -> ProxyMaker:

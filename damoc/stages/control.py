@@ -6,6 +6,7 @@ that has nothing to do with the data. The control measures that reason, at the c
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from damoc.errors import CandidateError, DamocError, InfrastructureError
-from damoc.models.load import load_model, model_identity
+from damoc.models.candidate import load_candidate
+from damoc.models.load import model_identity
+from damoc.stages.candidate import Attempt
 from damoc.stages.compress_model import forget_origin
 from damoc.stages.context import Context
 from damoc.store import Step, StepResult
@@ -28,15 +31,19 @@ def apart(context: Context) -> Context:
 
 
 @contextmanager
-def spared(candidate_id: str) -> Iterator[None]:
-    """A control that fails is told of, and leaves its candidate as it is."""
+def spared(trial: Attempt) -> Iterator[None]:
+    """A control that fails is noted in its candidate's state, and leaves the candidate as it is."""
     try:
         yield
     except InfrastructureError:
         raise
-    except (CandidateError, DamocError, MemoryError, RuntimeError) as error:
-        reason = error.reason if isinstance(error, CandidateError) else error
-        print(f"the control of {candidate_id} failed: {reason}", flush=True)
+    except CandidateError as error:
+        trial.state = replace(trial.state, control_failure=f"{error.status}, {error.reason}")
+    except DamocError as error:
+        trial.state = replace(trial.state, control_failure=error.problems[0].what)
+    except Exception as error:  # a library's, as in attempt: told, and no reason to lose the candidate
+        traceback.print_exc()
+        trial.state = replace(trial.state, control_failure=f"{type(error).__name__}: {error}"[:500])
 
 
 def whole_model(context: Context, candidate_id: str) -> StepResult:
@@ -44,13 +51,7 @@ def whole_model(context: Context, candidate_id: str) -> StepResult:
     candidate, tuning = context.config.candidate(candidate_id), context.config.tuning
 
     def work(folder: Path) -> Mapping[str, Any]:
-        loaded = load_model(
-            candidate.model,
-            candidate.revision,
-            candidate.trust_remote_code,
-            tuning.dtype,
-            template=tuning.template,
-        )
+        loaded = load_candidate(candidate, tuning)
         loaded.model.save_pretrained(folder / "model", max_shard_size="4GB")
         loaded.tokenizer.save_pretrained(folder / "model")
         forget_origin(folder / "model" / "config.json")

@@ -16,7 +16,8 @@ from damoc.evaluation.free_form import BERTSCORE
 from damoc.evaluation.registry import Settings, metrics_of, task_of
 from damoc.evaluation.row_scores import RowScores
 from damoc.hashing import derive_seed
-from damoc.models.load import LoadedModel, load_model, model_identity
+from damoc.models.candidate import load_candidate
+from damoc.models.load import LoadedModel, model_identity
 from damoc.progress import Progress
 from damoc.signals.embedding import encoder_identity
 from damoc.stages import control
@@ -70,7 +71,7 @@ def evaluate_candidate(
                     trial.done(FEW_SHOT, measure_untouched(context, candidate.candidate_id, rows, FEW_SHOT))
                 trial.done(NAME, evaluate(context, candidate, rows))
                 if control.TUNED in candidate.steps:
-                    with control.spared(candidate.candidate_id):
+                    with control.spared(trial):
                         trial.done(control.SCORED, evaluate(control.apart(context), _control(candidate), rows))
             candidate = trial.state
         metrics = _metrics(candidate)
@@ -105,14 +106,7 @@ def measure_untouched(context: Context, candidate_id: str, prepared: StepResult,
     candidate = context.config.candidate(candidate_id)
 
     def load() -> LoadedModel:
-        tuning = context.config.tuning
-        return load_model(
-            candidate.model,
-            candidate.revision,
-            candidate.trust_remote_code,
-            tuning.dtype,
-            template=tuning.template,
-        )
+        return load_candidate(candidate, context.config.tuning)
 
     inputs = {"model": model_identity(candidate.model, candidate.revision)}
     shots = context.config.evaluation.shots if name == FEW_SHOT else 0

@@ -51,7 +51,7 @@ def fine_tune(config_uri: str, selection_id: str, prepared: str, data: str, stat
                 trial.done(PROBE, probe(context, candidate.candidate_id, *rows, proxy))
             trial.done(NAME, tune(context, candidate.candidate_id, *rows, proxy))
             if candidate.candidate_id in context.config.controls():
-                with control.spared(candidate.candidate_id):
+                with control.spared(trial):
                     whole = control.whole_model(control.apart(context), candidate.candidate_id)
                     trial.done(control.WHOLE, whole)
                     trial.done(control.TUNED, tune(control.apart(context), candidate.candidate_id, *rows, whole))

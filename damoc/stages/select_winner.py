@@ -246,6 +246,8 @@ def _evaluation(task: Task, shots: int, states: Sequence[CandidateState]) -> dic
 
 def _control(context: Context, state: CandidateState) -> dict[str, Any]:
     """What the whole model scores beside its proxy, where it was tuned as well."""
+    if state.control_failure:
+        return {"failure": state.control_failure}
     if not {PROXY_SCORE, control.SCORED} <= state.steps.keys():
         return {}
     settings = context.config.evaluation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from conftest import StageRun
 from damoc.config import SelectionConfig
 from damoc.models.likelihood import answer_losses
+from damoc.stages import control
 from damoc.stages.candidate import CandidateState
 from damoc.stages.context import Context, publish_config
 from damoc.stages.evaluate_candidate import evaluate_candidate
@@ -83,6 +85,23 @@ def test_a_method_goes_through_every_stage(stage_run: StageRun, tmp_path: Path, 
         if method == "qlora":
             (tmp_path / "winner" / "base").rename(tmp_path / "base")
             assert torch.equal(load_winner(tmp_path / "winner").model(ids).logits, logits)
+
+
+@pytest.mark.slow
+def test_a_control_that_fails_is_noted_and_leaves_its_candidate_as_it_is(stage_run: StageRun, tmp_path: Path) -> None:
+    context, rows = changed(stage_run, "stage-control", epochs=1)
+    name = CandidateState.read(stage_run.proxy).candidate_id
+    broken = tmp_path / "broken"
+    shutil.copytree(context.config.candidate(name).model, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    raw = context.config.model_dump()
+    raw["model_compression"]["control"] = [name]
+    raw["candidates"] = [own | ({"model": str(broken)} if own["id"] == name else {}) for own in raw["candidates"]]
+    uri = publish_config(SelectionConfig.model_validate(raw), "", context.selection_id)
+    found = CandidateState.read(fine_tune(uri, context.selection_id, rows, rows, stage_run.proxy))
+    assert (found.status, found.reason) == ("ok", "")
+    assert NAME in found.steps and not set(control.STEPS) & set(found.steps)
+    assert found.control_failure.startswith("the model cannot be loaded")
 
 
 @pytest.mark.slow

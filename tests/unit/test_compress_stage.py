@@ -92,7 +92,7 @@ def test_steps_take_each_others_results_and_do_again_only_what_a_change_concerns
 def test_a_step_taken_alone_is_the_one_of_the_whole_stage(config, monkeypatch):
     first = run(config)
     context = Context(SelectionConfig.model_validate(config), "s", "", "")
-    monkeypatch.setattr("damoc.stages.compress_model.load_model", None)
+    monkeypatch.setattr("damoc.stages.compress_model.load_candidate", None)
     alone = Bench(context, NAME, prepare(context)).proxy()
     assert alone.reused and alone.content == first[2].content
 

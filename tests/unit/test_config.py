@@ -259,3 +259,26 @@ def test_the_schema_describes_every_section():
     schema = SelectionConfig.model_json_schema()
     assert set(schema["properties"]) == set(SelectionConfig.model_fields)
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("compression", "ids"),
+    [
+        ({}, ("a",)),
+        ({"control": "all"}, ("a", "b")),
+        ({"control": "none"}, ()),
+        ({"control": ["b"]}, ("b",)),
+        ({"max_memory": {"cpu": "1GiB"}}, ()),
+        ({"max_memory": {"cpu": "1GiB"}, "control": ["a"]}, ("a",)),
+    ],
+)
+def test_controls_are_the_first_candidate_unless_it_is_said_not_to_fit(compression, ids):
+    raw = {
+        "name": "n",
+        "dataset": {"source": "rows.jsonl"},
+        "model_compression": compression,
+        "candidates": [{"id": "a", "model": "./a"}, {"id": "b", "model": "./b"}],
+    }
+    assert SelectionConfig.model_validate(raw).controls() == ids
+    with pytest.raises(ValueError, match="names 'c', which is no candidate"):
+        SelectionConfig.model_validate({**raw, "model_compression": {"control": ["c"]}})

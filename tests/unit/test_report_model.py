@@ -269,6 +269,16 @@ def test_scores_have_their_intervals_before_and_after_tuning() -> None:
     assert "Other metrics (1)" in section and "0.6100 0.5000 to 0.6500" in " ".join(sum(_rows(section), []))
 
 
+def test_a_control_that_failed_is_named_with_its_reason() -> None:
+    failed = [
+        replace(item, control={"failure": "oom, out of <memory>"} if item.control else {}) for item in RECORD.candidates
+    ]
+    section = _section(replace(RECORD, candidates=failed), "metrics")
+    _, first, *_ = _rows(section)
+    assert first[-1] == "failed"
+    assert f"The control of {MERGED.candidate_id} failed: oom, out of &lt;memory&gt;" in section
+
+
 def test_without_few_shot_there_is_no_column_for_it() -> None:
     plain = [replace(item, few_shot={}, few_shot_intervals={}, control={}) for item in RECORD.candidates]
     heads, *_ = _rows(_section(replace(RECORD, candidates=plain), "metrics"))
